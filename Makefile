@@ -1,0 +1,79 @@
+# `make` alone lists the targets. The two that matter: `make run` and `make test`.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV ?= .venv
+PRESET ?= tour
+CORPUS ?= sample
+CORES := $(shell getconf _NPROCESSORS_ONLN)
+# Cores a job uses. Results depend on it, so it does not follow from JOBS.
+THREADS ?= $(shell echo $$(( $(CORES) < 4 ? $(CORES) : 4 )))
+# Jobs at the same time.
+JOBS ?= $(shell echo $$(( $(CORES) / $(THREADS) > 0 ? $(CORES) / $(THREADS) : 1 )))
+WORKERS ?= 2
+
+BIN := $(abspath $(VENV))/bin
+INSTALL := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
+SNAKEMAKE = PATH="$(BIN):$$PATH" $(BIN)/snakemake --cores $$(( $(JOBS) * $(THREADS) )) \
+	--config preset=$(PRESET) corpus=$(CORPUS) threads=$(THREADS)
+NOTEBOOKS := $(wildcard notebooks/*.ipynb)
+
+.PHONY: help venv run plan resume test test-all lint format site system clean
+
+help:  ## this list
+	@echo "usage: make TARGET [PRESET=$(PRESET)] [CORPUS=$(CORPUS)] [JOBS=$(JOBS)] [THREADS=$(THREADS)]"
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  \1\t\2/' | expand -t 14
+	@echo "presets: $(basename $(notdir $(wildcard presets/*.yaml)))"
+	@echo "corpora: sample (generated), hub (downloaded), or a folder of CSV files"
+
+$(VENV)/.stamp: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit(f"mtlib needs Python 3.11 or newer; $(PYTHON) is {v[0]}.{v[1]}. Try: make PYTHON=python3.12")'
+	@echo "installing into $(VENV) (once, a few minutes)"
+	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	@$(INSTALL) -e '.[test]'
+	@touch $@
+
+$(VENV)/.stamp-%: $(VENV)/.stamp
+	@$(INSTALL) -e '.[$*]'
+	@touch $@
+
+venv: $(VENV)/.stamp  ## install everything into .venv (the other targets do it when needed)
+
+run: $(VENV)/.stamp  ## execute the notebooks: scores, tables and figures
+	@$(SNAKEMAKE)
+
+plan: $(VENV)/.stamp  ## show what `make run` would do, and why
+	@$(SNAKEMAKE) --dry-run --quiet host
+
+resume: $(VENV)/.stamp  ## go on after a crash: unlock, then redo only what is missing
+	@$(SNAKEMAKE) --unlock
+	@$(SNAKEMAKE)
+
+lint: $(VENV)/.stamp  ## check style of code and notebooks, and that notebooks carry no outputs
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(if $(NOTEBOOKS),$(BIN)/nbstripout --verify $(NOTEBOOKS),true)
+
+format: $(VENV)/.stamp  ## mend style and strip notebooks
+	@$(BIN)/ruff check --fix --exit-zero
+	@$(BIN)/ruff format
+	@$(if $(NOTEBOOKS),$(BIN)/nbstripout $(NOTEBOOKS),true)
+
+test: lint  ## lint and the quick tests (minutes)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS)
+
+test-all: lint  ## lint and every test, the slow ones too
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) -m ''
+
+site: $(VENV)/.stamp-site  ## build the documentation as a web site in docs/_build/html
+	@$(BIN)/jupyter-book build docs
+
+system:  ## install system packages with apt: git, python3-venv, chromium
+	@apt-get update -q && apt-get install -y -q git python3-venv chromium
+
+clean:  ## remove what builds and tests leave behind; runs, results and .venv stay
+	@rm -rf .pytest_cache .ruff_cache .hypothesis build dist docs/_build *.egg-info
+	@find . -path ./$(VENV) -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -print0 | xargs -0r rm -rf
