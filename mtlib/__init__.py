@@ -1,0 +1,38 @@
+"""mtlib: one BERT, many tasks. Samplers, penalties, ranking loss, model, training and statistics.
+
+Public names are imported when they are first used; `import mtlib` itself loads nothing heavy.
+"""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "mtlib.config": ("Experiment", "Pretraining", "experiment", "preset", "pretraining"),
+    "mtlib.data.corpus": ("Corpus", "load_corpus"),
+    "mtlib.errors": ("MtlibError",),
+    "mtlib.model": ("MultitaskModel",),
+    "mtlib.objectives.bregman": ("Bregman",),
+    "mtlib.objectives.divergences": ("symmetric_divergence",),
+    "mtlib.objectives.penalty": ("Penalty", "Step"),
+    "mtlib.objectives.ranking": ("multiple_negatives_ranking_loss",),
+    "mtlib.objectives.smart": ("Smart",),
+    "mtlib.samplers": ("Annealed", "Proportional", "RoundRobin", "SquareRoot"),
+    "mtlib.tasks": ("QQP", "SST", "STS", "TASKS", "Task", "register"),
+    "mtlib.training.loop": ("fit",),
+    "mtlib.training.pretraining": ("pretrain",),
+    "mtlib.training.runs": ("Run", "RunStore"),
+}
+_MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
+
+__all__ = ["__version__", *_MODULE_OF]
+
+
+def __getattr__(name: str):
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'mtlib' has no attribute {name!r}")
+    return getattr(import_module(_MODULE_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
