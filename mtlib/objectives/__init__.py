@@ -1,0 +1,1 @@
+"""What is minimised: task losses, divergences between outputs, penalties and the ranking loss."""

@@ -1,0 +1,97 @@
+"""Bregman proximal point with momentum (BPPO, Jiang et al. 2020): stay close to a slow copy of the model."""
+
+import copy
+from collections.abc import Mapping
+from typing import Annotated, Literal, Self
+
+import torch
+from pydantic import Field, PrivateAttr
+from torch import nn
+
+from mtlib.errors import CheckpointError
+from mtlib.objectives.divergences import symmetric_divergence
+from mtlib.objectives.penalty import Penalty, Step
+
+Decay = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+
+
+class Bregman(Penalty):
+    """Penalty l_s(f(x; theta), f(x; teacher)); after each optimizer step teacher <- (1 - beta) theta + beta teacher.
+
+    weight: the report's mu.
+    decay: beta. With `late_decay`, the updates from the fraction `switch_at` of the run on use that instead: the SMART
+        paper's schedule is decay=0.99, late_decay=0.999, switch_at=0.1.
+    The teacher is a float32 copy of the model `start` was given, heads and buffers included, always in eval mode and
+    without gradient; whatever `dropout` says, only the student drops. Without dropout the first penalty is exactly 0.
+    One step costs 4 forward passes where plain training costs 3. Logs bregman/penalty.
+    """
+
+    kind: Literal["bregman"] = "bregman"
+    decay: Decay
+    late_decay: Decay | None = None
+    switch_at: Annotated[float, Field(gt=0, lt=1)] = 0.1
+
+    _teacher: nn.Module | None = PrivateAttr(None)
+    _steps: int = PrivateAttr(0)
+
+    def start(self, model: nn.Module, steps: int) -> Self:
+        """A working copy for one run of `steps` optimizer steps whose teacher is `model` as it is now."""
+        working = self.model_copy()
+        working._teacher = copy.deepcopy(model).float().eval().requires_grad_(False)
+        working._steps = steps
+        return working
+
+    def __call__(self, step: Step) -> torch.Tensor:
+        """The penalty of this step; its gradient flows into the student alone."""
+        with torch.no_grad():
+            anchor = step.run(self._started())
+        term = symmetric_divergence(step.kind, step.logits, anchor)
+        step.log["bregman/penalty"] = term.detach()
+        return term
+
+    def decay_at(self, number: int) -> float:
+        """beta of the update after optimizer step `number`, counted from 0."""
+        late = self.late_decay is not None and number >= self.switch_at * self._steps
+        return self.late_decay if late else self.decay
+
+    @torch.no_grad()
+    def after_step(self, model: nn.Module, number: int) -> None:
+        """Move the teacher towards `model`: parameters and buffers alike, integer buffers are copied."""
+        weight = 1 - self.decay_at(number)
+        for slow, fast in zip(_tensors(self._started()).values(), _tensors(model).values(), strict=True):
+            if slow.is_floating_point():
+                slow.lerp_(fast.to(slow.dtype), weight)
+            else:
+                slow.copy_(fast)
+
+    def teacher(self) -> nn.Module | None:
+        """The teacher, once started."""
+        return self._teacher
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """The teacher's parameters and buffers by name (not copies)."""
+        return {name: tensor.contiguous() for name, tensor in _tensors(self._started()).items()}
+
+    @torch.no_grad()
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Copy `state` into the teacher; raises CheckpointError, changing nothing, when names or shapes differ."""
+        own = _tensors(self._started())
+        if own.keys() != state.keys():
+            missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+            raise CheckpointError(f"teacher: missing {missing or 'nothing'}, unexpected {extra or 'nothing'}")
+        for name, tensor in own.items():
+            if tensor.shape != state[name].shape or tensor.dtype != state[name].dtype:
+                expected, found = (f"{list(t.shape)} {t.dtype}" for t in (tensor, state[name]))
+                raise CheckpointError(f"teacher: {name}: expected {expected}, found {found}")
+        for name, tensor in own.items():
+            tensor.copy_(state[name])
+
+    def _started(self) -> nn.Module:
+        if self._teacher is None:
+            raise RuntimeError("Bregman has no teacher yet: use the penalty that start(model, steps) returns")
+        return self._teacher
+
+
+def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Every parameter and buffer once, by name."""
+    return {name: tensor.detach() for name, tensor in (*model.named_parameters(), *model.named_buffers())}
