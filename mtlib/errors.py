@@ -29,6 +29,10 @@ class CheckpointError(MtlibError):
     exit_code = 66
 
 
+class MissingRunError(CheckpointError):
+    """Something stored is asked for that was not trained, or not computed, yet."""
+
+
 class DivergenceError(MtlibError):
     """Training produced a loss or gradient that is not a finite number."""
 

@@ -1,0 +1,294 @@
+"""Corpora: the splits of every task, their fingerprint, and what `mtlib data check` says about them."""
+
+import hashlib
+import json
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mtlib.data import hub, sample
+from mtlib.data.leakage import shared_rows, text_columns
+from mtlib.data.tsv import EmptyPolicy, Fault, make_frame, raise_faults, scan_tsv
+from mtlib.errors import ConfigurationError, DataError
+from mtlib.tasks import QQP, SST, STS, TASKS, Task
+
+SPLITS = ("train", "dev", "test")
+TEXTS = ("text_a", "text_b")
+DEFAULT_TASKS = (SST, QQP, STS)
+TITLES = {"sample": "sample (synthetic)", "hub": "hub (SST-5, QQP, STS-B)"}
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Train, dev and test of one task, each a DataFrame with columns id, text_a[, text_b], label.
+
+    label is int64 for classes and float64 for regression; an unlabelled test has no label column.
+    """
+
+    train: pd.DataFrame
+    dev: pd.DataFrame
+    test: pd.DataFrame | None = None
+
+    def items(self) -> Iterator[tuple[str, pd.DataFrame]]:
+        """(name, frame) of the splits that are there."""
+        return ((name, getattr(self, name)) for name in SPLITS if getattr(self, name) is not None)
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus(Mapping[str, Splits]):
+    """The splits of each task by task name.
+
+    name: "sample", "hub" or the folder's name. tasks: the tasks it holds, in order. notes: what was dropped or odd.
+    """
+
+    name: str
+    tasks: tuple[Task, ...]
+    splits: Mapping[str, Splits]
+    notes: list[str] = field(default_factory=list)
+
+    def __getitem__(self, task: str) -> Splits:
+        return self.splits[task]
+
+    def __iter__(self) -> Iterator[str]:
+        return (task.name for task in self.tasks)
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    @property
+    def title(self) -> str:
+        """How tables, figures and run records call it."""
+        return TITLES.get(self.name, self.name)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of ids, texts and labels of all splits, in order; CRLF inside a text counts as LF."""
+        digest = hashlib.sha256()
+        for task, split, frame in self.frames():
+            for column in frame:
+                values = frame[column].tolist()
+                text = json.dumps([task.name, split, column, values], ensure_ascii=False)
+                digest.update(text.replace("\\r\\n", "\\n").encode())
+        return digest.hexdigest()
+
+    def frames(self) -> Iterator[tuple[Task, str, pd.DataFrame]]:
+        """(task, split name, frame) of everything there is."""
+        return ((task, split, frame) for task in self.tasks for split, frame in self[task.name].items())
+
+    def leakage(self) -> pd.DataFrame:
+        """Rows of dev and test whose text is also in train: columns task, split, rows, share, texts.
+
+        Texts are compared normalised (`mtlib.data.leakage`), pairs whatever their order; `texts` counts different ones.
+        """
+        records = []
+        for task, split, frame in self.frames():
+            if split != "train":
+                shared = shared_rows(frame, self[task.name].train)
+                share = len(shared) / max(len(frame), 1)
+                records.append((task.name, split, len(shared), share, shared["key"].nunique()))
+        return pd.DataFrame(records, columns=["task", "split", "rows", "share", "texts"])
+
+    def summary(self) -> pd.DataFrame:
+        """One row a task and split: rows, median words of an example, and the balance or spread of its labels."""
+        records = []
+        for task, split, frame in self.frames():
+            median = np.median(words(frame)) if len(frame) else 0
+            records.append((task.name, split, len(frame), median, _labels(task, frame)))
+        return pd.DataFrame(records, columns=["task", "split", "rows", "median_words", "labels"])
+
+    def balance(self) -> pd.DataFrame:
+        """Labels of each labelled split: columns task, split, label, rows, share. Regression labels are rounded."""
+        parts = []
+        for task, split, frame in self.frames():
+            if "label" in frame:
+                counts = frame["label"].round().astype("int64").value_counts().sort_index()
+                part = pd.DataFrame({"label": counts.index, "rows": counts.to_numpy()})
+                parts.append(part.assign(task=task.name, split=split, share=part["rows"] / len(frame)))
+        return pd.concat(parts, ignore_index=True)[["task", "split", "label", "rows", "share"]]
+
+    def lengths(self, tokenizer=None, max_tokens: int = 512) -> pd.DataFrame:
+        """Length of the examples in tokens (words without a tokenizer); pairs count as one example.
+
+        Columns task, split, unit, median, p95, longest, truncated: examples over `max_tokens`, which are cut.
+        """
+        records = []
+        for task, split, frame in self.frames():
+            count = words(frame) if tokenizer is None else tokens(frame, tokenizer)
+            quantiles = np.quantile(count, [0.5, 0.95]) if len(count) else (0, 0)
+            longest = int(count.max(initial=0))
+            records.append((task.name, split, *quantiles, longest, int((count > max_tokens).sum())))
+        table = pd.DataFrame(records, columns=["task", "split", "median", "p95", "longest", "truncated"])
+        table.insert(2, "unit", "words" if tokenizer is None else "tokens")
+        return table
+
+
+def load_corpus(
+    source: str | Path,
+    tasks: Sequence[Task | str] | None = None,
+    *,
+    strict_leakage: bool = False,
+    empty: EmptyPolicy = "error",
+    allow_rare: bool = False,
+) -> Corpus:
+    """The corpus at `source`: "sample" (generated), "hub" (downloaded, pinned) or a folder of `<files>-train.csv`, ...
+
+    tasks: default SST, QQP and STS. strict_leakage: an example shared by train and dev or test is an error.
+    empty: what an empty text is, "error", "keep" or "drop". allow_rare: a class may have fewer than two examples.
+    Rows that were dropped are counted in one warning a file.
+    Raises DataError with every fault of every file; StorageError where nothing can be read; ConfigurationError for
+    tasks that are unknown or named twice.
+    """
+    corpus, faults, dropped = _read(source, _resolve(tasks), empty)
+    for note in dropped:
+        warnings.warn(note, stacklevel=2)
+    raise_faults(faults)
+    if not allow_rare:
+        raise_faults(rare_classes(corpus))
+    if strict_leakage:
+        raise_faults(leaked(corpus))
+    return corpus
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `mtlib data check` prints: the tables of a corpus, its notes and every fault."""
+
+    title: str
+    summary: pd.DataFrame
+    lengths: pd.DataFrame
+    leakage: pd.DataFrame
+    notes: tuple[str, ...]
+    faults: tuple[Fault, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """0 for a sound corpus, else the exit code of DataError."""
+        return DataError.exit_code if self.faults else 0
+
+    def __str__(self) -> str:
+        parts = [self.title]
+        for name, table in (("examples", self.summary), ("lengths", self.lengths), ("shared with train", self.leakage)):
+            parts.append(f"{name}\n{table.to_string(index=False) if len(table) else 'nothing readable'}")
+        parts.append("\n".join(["notes", *(self.notes or ["none"])]))
+        parts.append("\n".join([f"faults: {len(self.faults)}", *map(str, self.faults)]))
+        return "\n\n".join(parts)
+
+
+def check(
+    source: str | Path,
+    tasks: Sequence[Task | str] | None = None,
+    tokenizer=None,
+    max_tokens: int = 512,
+    empty: EmptyPolicy = "error",
+) -> Report:
+    """Read `source` to the end whatever is wrong with it, and report counts, balance, lengths, leakage and faults.
+
+    tokenizer: a Hugging Face tokenizer to measure lengths with; words are counted without one.
+    """
+    corpus, faults, dropped = _read(source, _resolve(tasks), empty)
+    faults = [*faults, *(rare_classes(corpus) if not faults else [])]
+    tables = corpus.summary(), corpus.lengths(tokenizer, max_tokens), corpus.leakage()
+    return Report(corpus.title, *tables, tuple(corpus.notes), tuple(faults))
+
+
+def words(frame: pd.DataFrame) -> np.ndarray:
+    """Whitespace-separated words of each example, [n]."""
+    return sum(np.array([len(text.split()) for text in frame[name]], dtype=np.int64) for name in text_columns(frame))
+
+
+def tokens(frame: pd.DataFrame, tokenizer) -> np.ndarray:
+    """Tokens of each example as the encoder reads it, special tokens included, nothing cut, [n]."""
+    if not len(frame):
+        return np.zeros(0, dtype=np.int64)
+    encoded = tokenizer(*(frame[name].tolist() for name in text_columns(frame)), truncation=False, verbose=False)
+    return np.array([len(row) for row in encoded["input_ids"]], dtype=np.int64)
+
+
+def rare_classes(corpus: Corpus) -> list[Fault]:
+    """A fault for every class that has fewer than two training examples: no stratified sample can hold it."""
+    faults = []
+    for task in corpus.tasks:
+        if task.kind != "regression":
+            counts = corpus[task.name].train["label"].value_counts()
+            for label in range(task.classes if task.kind == "classification" else 2):
+                if (found := int(counts.get(label, 0))) < 2:
+                    place = f"{task.name} train", None, task.label_column
+                    faults.append(Fault(*place, f"2 or more examples of class {label} (or allow_rare)", str(found)))
+    return faults
+
+
+def leaked(corpus: Corpus) -> list[Fault]:
+    """A fault for every split that shares examples with train, naming the first ids."""
+    faults = []
+    for task, split, frame in corpus.frames():
+        shared = [] if split == "train" else shared_rows(frame, corpus[task.name].train)["id"].tolist()
+        if shared:
+            found = f"{len(shared)} (ids {', '.join(shared[:5])}{', ...' if len(shared) > 5 else ''})"
+            faults.append(Fault(f"{task.name} {split}", None, None, "no example that is also in train", found))
+    return faults
+
+
+def _resolve(tasks: Sequence[Task | str] | None) -> tuple[Task, ...]:
+    found = []
+    for task in DEFAULT_TASKS if tasks is None else tasks:
+        if isinstance(task, str) and task not in TASKS:
+            raise ConfigurationError(f"unknown task {task!r}: expected one of {', '.join(TASKS)}")
+        found.append(TASKS[task] if isinstance(task, str) else task)
+    names = [task.name for task in found]
+    if not names or len(set(names)) < len(names):
+        raise ConfigurationError(f"tasks: expected different tasks, found {', '.join(names) or 'none'}")
+    return tuple(found)
+
+
+def _read(source: str | Path, tasks: tuple[Task, ...], empty: EmptyPolicy) -> tuple[Corpus, list[Fault], list[str]]:
+    """The corpus, all faults, and the notes that deserve a warning."""
+    if source in ("sample", "hub"):
+        load = sample.load if source == "sample" else hub.load
+        known = sample.TASKS if source == "sample" else tuple(hub.SOURCES)
+        if unknown := [task.name for task in tasks if task.name not in known]:
+            raise ConfigurationError(f"corpus {source!r} has the tasks {', '.join(known)}, not {', '.join(unknown)}")
+        splits, dropped = {}, []
+        for task in tasks:
+            frames, notes = load(task)
+            splits[task.name] = Splits(**frames)
+            dropped += notes
+        return Corpus(str(source), tasks, splits, list(dropped)), [], dropped
+    folder = Path(source)
+    if not folder.is_dir():
+        raise DataError(f"corpus {str(source)!r}: expected 'sample', 'hub' or a folder, found no such folder")
+    splits, faults, dropped, notes = {}, [], [], []
+    for task in tasks:
+        frames = {}
+        for split, path in _files(folder, task).items():
+            if not path.is_file():
+                faults.append(Fault(path.name, None, None, f"this file in {folder}", "no such file"))
+                frames[split] = make_frame(task, {name: [] for name in ("id", *TEXTS[: len(task.columns)], "label")})
+                continue
+            table = scan_tsv(path, task, labelled=None if split == "test" else True, empty=empty)
+            frames[split] = table.frame
+            faults += table.faults
+            dropped += table.notes
+            notes += [*table.notes, *table.remarks]
+        splits[task.name] = Splits(**frames)
+    return Corpus(folder.resolve().name, tasks, splits, notes), faults, dropped
+
+
+def _files(folder: Path, task: Task) -> dict[str, Path]:
+    stem = task.files or task.name
+    tests = (folder / f"{stem}-test.csv", folder / f"{stem}-test-student.csv")
+    present = [("test", path) for path in tests if path.is_file()]
+    return dict([("train", folder / f"{stem}-train.csv"), ("dev", folder / f"{stem}-dev.csv"), *present[:1]])
+
+
+def _labels(task: Task, frame: pd.DataFrame) -> str:
+    if "label" not in frame or not len(frame):
+        return "none"
+    if task.kind == "regression":
+        return f"mean {frame['label'].mean():.2f}, sd {frame['label'].std():.2f}"
+    shares = frame["label"].value_counts(normalize=True).sort_index()
+    return ", ".join(f"{label}: {share:.1%}" for label, share in shares.items())

@@ -1,0 +1,98 @@
+"""Samplers: which task trains at which step. A whole run's order follows from the seed before it starts."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from mtlib.errors import ConfigurationError
+from mtlib.randomness import generator
+
+
+class Sampler(BaseModel):
+    """Base of all samplers: `probabilities` for an epoch, and from them the `schedule` of a run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    kind: str
+
+    def probabilities(self, sizes: Sequence[int], epoch: int, epochs: int) -> np.ndarray:
+        """Probability of each task, [tasks], in `epoch` (from 1) of `epochs`, given the numbers of examples."""
+        raise TypeError(f"{type(self).__name__} does not define probabilities")
+
+    def schedule(self, sizes: Sequence[int], epochs: int, steps: int, seed: int) -> np.ndarray:
+        """Task index of every optimizer step, [epochs, steps]: one independent draw a step.
+
+        Step s of the run uses draw s of the stream "tasks", so the schedule of a longer run with the same
+        probabilities begins like that of a shorter one.
+        """
+        uniform = generator(seed, "tasks").random((epochs, steps))
+        chosen = np.empty((epochs, steps), dtype=np.int64)
+        for epoch in range(epochs):
+            edges = np.cumsum(self.probabilities(sizes, epoch + 1, epochs))
+            chosen[epoch] = np.searchsorted(edges / edges[-1], uniform[epoch], side="right")
+        return chosen
+
+
+class RoundRobin(Sampler):
+    """One batch a task in turn, in the order of the tasks, whatever their sizes."""
+
+    kind: Literal["round_robin"] = "round_robin"
+
+    def probabilities(self, sizes, epoch, epochs):
+        """Equal shares [tasks]; the schedule itself is not random."""
+        return np.full(len(sizes), 1 / len(sizes))
+
+    def schedule(self, sizes, epochs, steps, seed):
+        """Task index of every step, [epochs, steps]: 0, 1, 2, 0, 1, ... without a break between epochs."""
+        return (np.arange(epochs * steps) % len(sizes)).reshape(epochs, steps)
+
+
+def _powered(sizes: Sequence[int], alpha: float) -> np.ndarray:
+    weights = np.asarray(sizes, float) ** alpha
+    return weights / weights.sum()
+
+
+class Proportional(Sampler):
+    """p_i proportional to N_i, the number of training examples."""
+
+    kind: Literal["proportional"] = "proportional"
+
+    def probabilities(self, sizes, epoch, epochs):
+        """N_i / sum N, [tasks], in every epoch."""
+        return _powered(sizes, 1.0)
+
+
+class SquareRoot(Sampler):
+    """p_i proportional to the square root of N_i (Stickland and Murray 2019, section 3.2)."""
+
+    kind: Literal["square_root"] = "square_root"
+
+    def probabilities(self, sizes, epoch, epochs):
+        """N_i^0.5 / sum N^0.5, [tasks], in every epoch."""
+        return _powered(sizes, 0.5)
+
+
+class Annealed(Sampler):
+    """p_i proportional to N_i^alpha, alpha = 1 - 0.8 (e - 1) / (E - 1) (Stickland and Murray 2019, eq. 4).
+
+    Early epochs follow the sizes, the last one nearly ignores them. One epoch alone gives alpha = 1.
+    """
+
+    kind: Literal["annealed"] = "annealed"
+
+    def probabilities(self, sizes, epoch, epochs):
+        """N_i^alpha / sum N^alpha, [tasks], with the alpha of `epoch` (from 1)."""
+        if not 1 <= epoch <= epochs:
+            raise ConfigurationError(f"annealed sampling: expected an epoch from 1 to {epochs}, found {epoch}")
+        alpha = 1 - 0.8 * (epoch - 1) / (epochs - 1) if epochs > 1 else 1.0
+        return _powered(sizes, alpha)
+
+
+SAMPLERS: dict[str, type[Sampler]] = {
+    "round_robin": RoundRobin,
+    "proportional": Proportional,
+    "square_root": SquareRoot,
+    "annealed": Annealed,
+}

@@ -1,0 +1,52 @@
+"""Shared fixtures: a corpus of a few made-up rows, and one finished smoke run on it."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mtlib.data.corpus import Corpus, Splits
+from mtlib.randomness import generator
+from mtlib.tasks import QQP, SST, STS
+
+WORDS = "red green blue cat dog bird runs sleeps sings slowly quickly never often big small old new".split()
+
+
+def made_up(task, split: str, rows: int) -> pd.DataFrame:
+    """Random words whose label follows from them: enough to train on, nothing to believe."""
+    rng = generator(7, f"{task.name} {split}")
+    frame = pd.DataFrame({"id": [f"{task.name}-{split}-{row}" for row in range(rows)]})
+    for column in ("text_a", "text_b")[: len(task.columns)]:
+        frame[column] = [" ".join(rng.choice(WORDS, rng.integers(2, 9))) for _ in range(rows)]
+    if task.kind == "regression":
+        frame["label"] = rng.random(rows) * (task.high - task.low) + task.low
+    else:
+        classes = task.classes if task.kind == "classification" else 2
+        frame["label"] = rng.permutation(np.arange(rows) % classes)
+    return frame
+
+
+def made_up_corpus(tasks=(SST, QQP, STS), rows: int = 60) -> Corpus:
+    """A corpus of `rows` training rows a task, half as many for dev and for test."""
+    sizes = {"train": rows, "dev": rows // 2, "test": rows // 2}
+    splits = {t.name: Splits(**{name: made_up(t, name, size) for name, size in sizes.items()}) for t in tasks}
+    return Corpus("made up", tuple(tasks), splits)
+
+
+@pytest.fixture(scope="session")
+def corpus() -> Corpus:
+    """Sixty training rows a task."""
+    return made_up_corpus()
+
+
+@pytest.fixture(scope="session")
+def run(corpus, tmp_path_factory):
+    """A finished smoke run."""
+    import mtlib
+
+    folder = tmp_path_factory.mktemp("results")
+    return mtlib.fit(mtlib.experiment("smoke", name="shared"), corpus, folder, progress="none")

@@ -1,0 +1,262 @@
+"""The strict reader: pandas' own files come back unchanged, and every fault is named with file, line and column."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from mtlib.data.tsv import parse_label, read_tsv, scan_tsv
+from mtlib.errors import DataError, StorageError
+from mtlib.tasks import QQP, SST, STS, Task
+
+ROWS = [("a1", "a fine film", "3"), ("a2", "a dull film", "1"), ("a3", "a film", "2")]
+
+
+def sst_file(folder, rows=ROWS, header="\tid\tsentence\tsentiment", name="ids-sst-train.csv"):
+    """A sentiment file with an unnamed index column, written by hand."""
+    path = folder / name
+    lines = [header, *("\t".join([str(i), *row]) for i, row in enumerate(rows))]
+    path.write_bytes("".join(line + "\n" for line in lines).encode())
+    return path
+
+
+def faults(path, task=SST, **options):
+    """The faults that reading raises, as text."""
+    with pytest.raises(DataError) as caught:
+        read_tsv(path, task, **options)
+    assert caught.value.exit_code == 65
+    assert str(caught.value.faults[0]) in str(caught.value)
+    return [str(fault) for fault in caught.value.faults]
+
+
+def test_a_plain_file_gives_typed_columns_in_order(tmp_path):
+    frame = read_tsv(sst_file(tmp_path), SST).frame
+    assert list(frame) == ["id", "text_a", "label"]
+    assert frame["id"].tolist() == ["a1", "a2", "a3"]
+    assert frame["label"].tolist() == [3, 1, 2] and frame["label"].dtype == np.int64
+
+
+# Missing column
+def test_a_missing_column_lists_the_columns(tmp_path):
+    assert faults(sst_file(tmp_path, header="\tid\ttext\tsentiment")) == [
+        "ids-sst-train.csv:1: expected the columns 'id', 'sentence', 'sentiment', "
+        "found 'id', 'text', 'sentiment': missing sentence"
+    ]
+
+
+def test_a_missing_header_is_a_fault(tmp_path):
+    path = tmp_path / "ids-sst-train.csv"
+    path.write_text("0\ta1\ta fine film\t3\n")
+    assert "missing id, sentence, sentiment" in faults(path)[0]
+
+
+def test_two_columns_of_one_name_are_a_fault(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text("\tid\tsentence\tsentence\tsentiment\n0\ta\tb\tc\t1\n")
+    assert "a different name for every column" in faults(path)[0]
+
+
+# Empty file
+@pytest.mark.parametrize("content", [b"", b"\xef\xbb\xbf", b"\n"])
+def test_an_empty_file_is_a_fault(tmp_path, content):
+    path = tmp_path / "ids-sst-train.csv"
+    path.write_bytes(content)
+    assert "ids-sst-train.csv" in faults(path)[0]
+
+
+def test_a_header_without_rows_is_a_fault(tmp_path):
+    assert faults(sst_file(tmp_path, rows=[])) == ["ids-sst-train.csv: expected rows below the header, found none"]
+
+
+# Labels
+def test_unlabelled_rows_are_dropped_and_counted_in_one_note_with_their_lines(tmp_path):
+    table = read_tsv(sst_file(tmp_path, [*ROWS, ("a4", "lost", ""), ("a5", "", " ")]), SST)
+    assert table.frame["id"].tolist() == ["a1", "a2", "a3"]
+    assert table.notes == ("ids-sst-train.csv: dropped 2 unlabelled row(s), lines 5, 6",)
+
+
+def test_only_unlabelled_rows_leave_nothing_and_that_is_a_fault(tmp_path):
+    assert "dropped rows only" in faults(sst_file(tmp_path, [("a1", "lost", "")]))[0]
+
+
+@pytest.mark.parametrize("label", ["x", "7", "-1", "2.5", "-100", "nan", "inf", "1_0", "0x1", "٣", "1e400"])
+def test_a_label_that_is_no_class_names_row_and_column(tmp_path, label):
+    assert faults(sst_file(tmp_path, [*ROWS, ("a4", "text", label)])) == [
+        f"ids-sst-train.csv:5, column 'sentiment': expected an integer from 0 to 4, found {label!r}"
+    ]
+
+
+@pytest.mark.parametrize("task, good, bad", [(QQP, ["0.0", "1", "1.0"], "2"), (STS, ["0", "5.0", "3.25"], "5.01")])
+def test_labels_of_pairs(task, good, bad):
+    assert [parse_label(task, text) for text in good] == [float(text) for text in good]
+    with pytest.raises(ValueError):
+        parse_label(task, bad)
+
+
+def test_all_faults_of_a_file_are_collected(tmp_path):
+    rows = [("a1", "fine", "9"), ("a2", "", "1"), ("a1", "again", "2"), ("a4", "good", "3"), ("a5", '"open', "1")]
+    assert len(faults(sst_file(tmp_path, rows))) == 4
+    table = scan_tsv(sst_file(tmp_path, rows), SST)
+    assert table.frame["id"].tolist() == ["a4"]
+    assert [fault.line for fault in table.faults] == [2, 3, 4, 6]
+
+
+# Bytes
+def test_a_byte_that_is_not_utf8_names_line_and_offset(tmp_path):
+    path = sst_file(tmp_path)
+    offset = len(path.read_bytes())
+    path.write_bytes(path.read_bytes() + b"\xff")
+    assert f"ids-sst-train.csv:5: expected UTF-8, found byte 0xff at offset {offset}" in faults(path)
+
+
+def test_a_nul_byte_names_line_and_offset(tmp_path):
+    path = sst_file(tmp_path)
+    content = path.read_bytes().replace(b"dull", b"du\0l")
+    path.write_bytes(content)
+    assert faults(path) == [f"ids-sst-train.csv:3: expected text, found a NUL byte at offset {content.index(0)}"]
+
+
+@pytest.mark.parametrize("change", [lambda b: b"\xef\xbb\xbf" + b, lambda b: b.replace(b"\n", b"\r\n"), bytes.rstrip])
+def test_byte_order_mark_crlf_and_a_missing_last_line_break_read_identically(tmp_path, change):
+    path = sst_file(tmp_path, [*ROWS, ("a4", '"two\nlines, ""quoted"""', "0")])
+    plain = read_tsv(path, SST).frame
+    path.write_bytes(change(path.read_bytes()))
+    pd.testing.assert_frame_equal(read_tsv(path, SST).frame, plain)
+    assert plain["text_a"].iloc[3] == 'two\nlines, "quoted"'
+
+
+# Quotes
+@pytest.mark.parametrize(
+    "rows, line",
+    [
+        pytest.param(['"open', "b", "c", "d"], 2, id="opened and never closed"),
+        pytest.param(["a", '"open', "c", '"open'], 3, id="two stray quotes at the start of fields"),
+        pytest.param(["a", '"open', "c", 'close"'], 3, id="two stray quotes that would swallow rows"),
+        pytest.param(["a", '"open', 'close"', "d"], 3, id="two stray quotes in neighbouring rows"),
+        pytest.param(["a", 'in"side', "c", 'an"other'], 3, id="stray quotes inside unquoted fields"),
+        pytest.param(["a", '"closed" then text', "c", "d"], 3, id="text after the closing quote"),
+        pytest.param(["a", '"odd ""', "c", "d"], 3, id="a doubled quote that does not close"),
+    ],
+)
+def test_an_unbalanced_quote_names_its_line_and_swallows_no_row(tmp_path, rows, line):
+    path = sst_file(tmp_path, [(f"a{i}", text, "1") for i, text in enumerate(rows)])
+    table = scan_tsv(path, SST)
+    assert table.faults[0].line == line
+    bad = {fault.line for fault in table.faults}
+    assert table.frame["id"].tolist() == [f"a{i}" for i in range(len(rows)) if i + 2 not in bad]
+    assert len(bad) <= 2
+    assert len(faults(path)) == len(table.faults)
+
+
+def test_a_quote_that_swallows_rows_of_an_unlabelled_file_is_found_too(tmp_path):
+    path = tmp_path / "quora-test-student.csv"
+    path.write_text('\tid\tsentence1\tsentence2\n0\tp\ta\t"b\n1\tq\tc\td\n2\tr\te\tf"\n')
+    assert "would swallow the row on line 3" in faults(path, QQP, labelled=None)[0]
+
+
+# Width
+@pytest.mark.parametrize("line, found", [("3\ta4\ttext", 3), ("3\ta4\ttext\t1\t2", 5)])
+def test_a_short_or_long_row_names_its_line(tmp_path, line, found):
+    path = sst_file(tmp_path)
+    path.write_text(path.read_text() + line + "\n")
+    assert faults(path) == [
+        f"ids-sst-train.csv:5: expected 4 tab-separated fields as in the header, found {found} fields"
+    ]
+
+
+def test_a_blank_line_is_a_fault(tmp_path):
+    path = sst_file(tmp_path)
+    path.write_text(path.read_text() + "\n")
+    assert "found a blank line" in faults(path)[0]
+
+
+# Text that looks like a missing value
+def test_the_texts_na_and_null_stay_text(tmp_path):
+    words = ["NA", "null", "NaN", "None", "#N/A", "-", "1", " lead"]
+    frame = read_tsv(sst_file(tmp_path, [(f"a{i}", word, "1") for i, word in enumerate(words)]), SST).frame
+    assert frame["text_a"].tolist() == words
+    assert not frame.isna().any().any()
+
+
+# Ids
+def test_a_duplicate_id_names_both_lines(tmp_path):
+    assert faults(sst_file(tmp_path, [*ROWS, ROWS[1]])) == [
+        "ids-sst-train.csv:5, column 'id': expected an id of its own, found 'a2', the id of line 3"
+    ]
+
+
+def test_an_empty_id_is_a_fault(tmp_path):
+    assert "column 'id': expected an id" in faults(sst_file(tmp_path, [("", "text", "1")]))[0]
+
+
+# Empty texts
+@pytest.mark.parametrize("text", ["", " ", "\u00a0", '""'])
+def test_an_empty_text_follows_the_policy(tmp_path, text):
+    path = sst_file(tmp_path, [*ROWS, ("a4", text, "1")])
+    assert "ids-sst-train.csv:5, column 'sentence': expected a text" in faults(path)[0]
+    assert read_tsv(path, SST, empty="keep").frame["text_a"].iloc[3].strip() == ""
+    dropped = read_tsv(path, SST, empty="drop")
+    assert len(dropped.frame) == 3
+    assert dropped.notes == ("ids-sst-train.csv: dropped 1 row(s) with an empty text, line 5",)
+
+
+# Columns
+def test_columns_are_read_by_name_and_others_are_ignored(tmp_path):
+    path = tmp_path / "sts-dev.csv"
+    path.write_text("similarity\tsource\tsentence2\tid\tsentence1\n4.5\tnews\tb\tx\ta\n")
+    row = read_tsv(path, STS).frame.iloc[0]
+    assert (row["id"], row["text_a"], row["text_b"], row["label"]) == ("x", "a", "b", 4.5)
+
+
+@pytest.mark.parametrize(
+    "header", ["\tid\tsentence", "0\t\tid\tsentence", "\t\tid\tsentence", "Unnamed: 0\tid\tsentence"]
+)
+def test_one_or_two_leading_index_columns(tmp_path, header):
+    index = "\t".join(["7", "0.0"][: header.split("\t").index("id")])
+    path = tmp_path / "ids-sst-test-student.csv"
+    path.write_text(f"{header}\n{index}\tx\t effective but tepid\n")
+    frame = read_tsv(path, SST, labelled=None).frame
+    assert list(frame) == ["id", "text_a"]
+    assert frame.iloc[0].tolist() == ["x", " effective but tepid"]
+
+
+def test_labels_of_a_test_file_are_read_where_there_are_any(tmp_path):
+    assert "label" in read_tsv(sst_file(tmp_path), SST, labelled=None).frame
+    assert "label" not in read_tsv(sst_file(tmp_path), SST, labelled=False).frame
+
+
+def test_a_file_that_cannot_be_read_is_a_storage_error(tmp_path):
+    with pytest.raises(StorageError, match="ids-sst-train.csv"):
+        read_tsv(tmp_path / "ids-sst-train.csv", SST)
+
+
+# The oracle: pandas writes, the strict reader reads
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
+NASTY = st.text(st.sampled_from('"\t\n\r,a 0\ufeff\u2028\x1c'))
+TOPICS = Task("topic", "classification", ("text",), "kind", "topics", classes=3)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(TEXT | NASTY, st.integers(0, 2)), min_size=1, max_size=5))
+@example([('"', 0), ('""', 1), ('a"b', 2), ('"a"', 0), ('"\n"', 1), ("a\tb\n", 2)])
+@example([("a\nb\tc\n", 0), ("\n\n", 1), ("\r\n", 1), ("\ta", 1)])
+def test_whatever_pandas_writes_is_read_back_identically(tmp_path_factory, rows):
+    path = tmp_path_factory.getbasetemp() / "topics-train.csv"
+    texts, labels = zip(*rows, strict=True)
+    frame = pd.DataFrame({"id": [f"t{i}" for i in range(len(rows))], "text": texts, "kind": labels})
+    frame.to_csv(path, sep="\t", lineterminator="\n")
+    read = read_tsv(path, TOPICS, empty="keep").frame
+    assert read["text_a"].tolist() == list(texts)
+    assert read["label"].tolist() == list(labels)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(TEXT | NASTY, TEXT | NASTY), min_size=1, max_size=5))
+def test_pairs_without_labels_are_read_back_identically(tmp_path_factory, rows):
+    path = tmp_path_factory.getbasetemp() / "quora-test-student.csv"
+    frame = pd.DataFrame(rows, columns=["sentence1", "sentence2"])
+    frame.insert(0, "id", [f"t{i}" for i in range(len(rows))])
+    frame.to_csv(path, sep="\t", lineterminator="\n")
+    read = read_tsv(path, QQP, labelled=None, empty="keep").frame
+    assert list(zip(read["text_a"], read["text_b"], strict=True)) == rows
