@@ -1,0 +1,152 @@
+"""The model: what its outputs are, that batching does not change them, and what storing it keeps."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from conftest import made_up
+
+from mtlib.data.batches import TokenizedSplit
+from mtlib.encoders import MINILM_SHA256, file_sha256, find_encoder, minilm_folder
+from mtlib.errors import CheckpointError, ConfigurationError, StorageError
+from mtlib.model import MultitaskModel, predictions
+from mtlib.tasks import QQP, SST, STS
+
+TASKS = (SST, QQP, STS)
+
+
+def make(seed=0, **settings) -> MultitaskModel:
+    encoder, tokenizer = find_encoder("tiny", seed=seed).load()
+    return MultitaskModel(encoder, tokenizer, TASKS, seed=seed, **settings).eval()
+
+
+@pytest.fixture(scope="module")
+def model():
+    return make()
+
+
+@pytest.mark.parametrize(("pooling", "expected"), [("cls", "first"), ("mean", "mean")])
+def test_encode_pools_the_encoders_last_hidden_state(pooling, expected):
+    model = make(pooling=pooling)
+    batch = model.tokenize(SST, ["red cat", "the old dog never sings"]).batch([0, 1])
+    hidden = model.encoder(**batch.inputs).last_hidden_state
+    for row, length in enumerate(batch.inputs["attention_mask"].sum(1)):
+        by_hand = hidden[row, 0] if expected == "first" else hidden[row, :length].mean(0)
+        torch.testing.assert_close(model.encode(batch.inputs)[row], by_hand)
+
+
+def test_given_embeddings_replace_the_embedding_block(model):
+    batch = model.tokenize(QQP, [("red cat", "blue dog"), ("old", "new bird")]).batch([0, 1])
+    x = model.embed_tokens(batch.inputs)
+    torch.testing.assert_close(model("qqp", batch.inputs, x), model("qqp", batch.inputs), rtol=0, atol=0)
+    assert (model("qqp", batch.inputs, x + 0.1) != model("qqp", batch.inputs)).any()
+    assert "forward" not in vars(model.encoder.embeddings)
+
+
+@pytest.mark.parametrize("kind", ["DistilBert", "Roberta", "Electra", "MPNet"])
+def test_other_bert_like_encoders_work(kind, model):
+    small = {"vocab_size": 30522, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    distil = {"vocab_size": 30522, "dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64}
+    config = getattr(transformers, f"{kind}Config")(**(distil if kind == "DistilBert" else small))
+    encoder = getattr(transformers, f"{kind}Model")(config)
+    other = MultitaskModel(encoder, model.tokenizer, TASKS).eval()
+    batch = other.tokenize(SST, ["red cat", "the old dog"]).batch([0, 1])
+    if kind != "Electra":
+        batch.inputs.pop("token_type_ids")
+    x = other.embed_tokens(batch.inputs)
+    torch.testing.assert_close(other("sst", batch.inputs, x), other("sst", batch.inputs))
+    assert other("sst", batch.inputs).shape == (2, 5)
+
+
+def test_predictions_do_not_depend_on_batching(model):
+    frame = made_up(QQP, "dev", 40)
+    together = predictions(model, TokenizedSplit(QQP, frame, model.tokenizer, 64))
+    alone = [model.predict("qqp", [(a, b)]) for a, b in zip(frame["text_a"], frame["text_b"], strict=True)]
+    assert together["id"].tolist() == frame["id"].tolist()
+    np.testing.assert_allclose(together["p1"], [one["p1"].item() for one in alone], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("task", "inputs", "columns"), [
+    ("sst", ["red cat", "old dog", "cat"], ["prediction", "p0", "p1", "p2", "p3", "p4"]),
+    ("qqp", [("red", "blue")], ["prediction", "p0", "p1"]),
+    ("sts", [("red", "blue"), ("a", "b")], ["prediction"]),
+])  # fmt: skip
+def test_predict_returns_labels_and_probabilities(model, task, inputs, columns):
+    frame = model.predict(task, inputs)
+    assert frame.columns.tolist() == columns
+    assert len(frame) == len(inputs)
+    if len(columns) > 1:
+        np.testing.assert_allclose(frame[columns[1:]].sum(axis=1), 1)
+        assert (frame["prediction"] == frame[columns[1:]].to_numpy().argmax(axis=1)).all()
+
+
+@pytest.mark.parametrize(("task", "inputs"), [("sst", [("a", "b")]), ("qqp", ["a"]), ("sts", [("a", 1)]), ("sst", [3])])
+def test_predict_refuses_inputs_the_task_does_not_read(model, task, inputs):
+    with pytest.raises(ConfigurationError, match="position 0"):
+        model.predict(task, inputs)
+
+
+def test_an_unknown_task_is_named(model):
+    with pytest.raises(ConfigurationError, match="unknown task 'foo': this model has sst, qqp, sts"):
+        model.predict("foo", ["a"])
+
+
+def test_embed_gives_unit_vectors_on_request(model):
+    vectors = model.embed(["red cat", "old dog"], normalise=True)
+    assert vectors.shape == (2, 32)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-6)
+
+
+def test_storing_keeps_every_bit(model, tmp_path):
+    model.save_pretrained(tmp_path / "model")
+    loaded = MultitaskModel.from_pretrained(tmp_path)
+    assert loaded.tasks == model.tasks
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, loaded.state_dict()[name]), name
+    plain = transformers.AutoModel.from_pretrained(tmp_path / "model")
+    batch = model.tokenize(SST, ["red cat"]).batch([0])
+    torch.testing.assert_close(plain(**batch.inputs)[0], model.encoder(**batch.inputs)[0])
+
+
+def test_stored_models_that_do_not_fit_are_refused(model, tmp_path):
+    with pytest.raises(CheckpointError, match="expected a stored multitask model"):
+        MultitaskModel.from_pretrained(tmp_path)
+    model.save_pretrained(tmp_path)
+    about = json.loads((tmp_path / "multitask.json").read_text())
+    about["tasks"][0]["classes"] = 7
+    (tmp_path / "multitask.json").write_text(json.dumps(about))
+    with pytest.raises(CheckpointError, match=r"heads.safetensors: (.|\n)*size mismatch"):
+        MultitaskModel.from_pretrained(tmp_path)
+    (tmp_path / "multitask.json").write_text(json.dumps(about | {"format": 99}))
+    with pytest.raises(CheckpointError, match="expected format 1, found 99"):
+        MultitaskModel.from_pretrained(tmp_path)
+
+
+def test_heads_follow_from_the_seed_and_not_from_the_other_tasks():
+    assert torch.equal(make(seed=1).heads["sts"].weight, make(seed=1).heads["sts"].weight)
+    assert not torch.equal(make(seed=1).heads["sts"].weight, make(seed=2).heads["sts"].weight)
+    encoder, tokenizer = find_encoder("tiny").load()
+    alone = MultitaskModel(encoder, tokenizer, (STS,), seed=1)
+    assert torch.equal(alone.heads["sts"].weight, make(seed=1).heads["sts"].weight)
+
+
+def test_the_packaged_minilm_is_the_published_file():
+    assert file_sha256(minilm_folder() / "model.safetensors") == MINILM_SHA256
+
+
+def test_encoders_that_cannot_be_meant_are_refused(tmp_path):
+    with pytest.raises(ConfigurationError, match="needs encoder_revision"):
+        find_encoder("somebody/some-bert")
+    with pytest.raises(StorageError, match="expected model.safetensors"):
+        find_encoder(str(tmp_path))
+    (tmp_path / "pytorch_model.bin").write_bytes(b"never opened")
+    with pytest.raises(StorageError, match="no other weight format"):
+        find_encoder(str(tmp_path))
+
+
+def test_an_unreachable_hub_is_a_storage_error(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(StorageError, match="could not be read"):
+        find_encoder("google-bert/bert-base-uncased").load()
