@@ -1,0 +1,1 @@
+"""How the objective is minimised, and never lost: the atomic store, runs, evaluation and the one loop."""

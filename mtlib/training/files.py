@@ -1,0 +1,162 @@
+"""Files that are whole or absent, names that stay inside their folder, and the lock of a run. POSIX systems only."""
+
+import errno
+import json
+import os
+import re
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+from filelock import FileLock, Timeout
+
+from mtlib.errors import CheckpointError, ConfigurationError, LockedError, StorageError
+
+_TEMPORARY = re.compile(r"\.tmp-([0-9]{1,9})-.*", re.DOTALL)
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
+
+
+def encode_json(value: Any) -> bytes:
+    """JSON text of `value`, the same bytes for the same value: ASCII, indented, keys in the order given.
+
+    Floats are written so that they read back to the same bits; NaN and the infinities are written as `NaN`, `Infinity`
+    and `-Infinity`, which Python's json reads back (strict JSON has no word for them). Mappings need string keys.
+    Raises TypeError for what JSON cannot hold.
+    """
+    return (json.dumps(value, indent=2) + "\n").encode("ascii")
+
+
+def write_atomic(path: str | os.PathLike, data: bytes) -> None:
+    """Write `data` to `path` so that any reader, and any crash, sees the old content or the new.
+
+    Raises StorageError; the old content then stands.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    with storage("write", path):
+        try:
+            write_synced(temporary, data)
+            os.rename(temporary, path)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
+        sync_folder(path.parent)
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    """`write_atomic` of `encode_json(value)`."""
+    write_atomic(path, encode_json(value))
+
+
+def sweep(folder: str | os.PathLike) -> None:
+    """Remove the temporaries in `folder` of this process and of processes that no longer live on this machine.
+
+    Only the holder of the run's lock may call it. Raises StorageError.
+    """
+    folder = Path(folder)
+    with storage("sweep", folder):
+        for path in folder.iterdir():
+            found = _TEMPORARY.fullmatch(path.name)
+            if found and (int(found[1]) == os.getpid() or not psutil.pid_exists(int(found[1]))):
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def safe_name(name: str) -> str:
+    """`name`, if it can be one folder on any system and cannot lead out of its parent.
+
+    That is 1 to 100 of the characters A-Z a-z 0-9 . _ - beginning with a letter or a digit, no full stop last, and no
+    name of a Windows device. Raises ConfigurationError.
+    """
+    if not (isinstance(name, str) and _NAME.fullmatch(name)) or name.endswith(".") or _DEVICES.fullmatch(name):
+        raise ConfigurationError(
+            f"run name {str(name)[:120]!r}: expected 1 to 100 letters, digits, '.', '_' or '-', beginning with a "
+            "letter or digit, not ending with '.', and no device name such as CON"
+        )
+    return name
+
+
+def inside(root: str | os.PathLike, path: str | os.PathLike) -> Path:
+    """The real place of `path`, symbolic links followed. Raises CheckpointError when it is not within `root`."""
+    real_root, real = (Path(os.path.realpath(place)) for place in (root, path))
+    if not real.is_relative_to(real_root):
+        raise CheckpointError(f"{path}: expected a place inside {real_root}, found a link to {real}")
+    return real
+
+
+class RunLock:
+    """Exclusive hold of a run, as a context manager; the kernel frees it when its process dies, even by SIGKILL.
+
+    Beside the lock file `path` stands `<path>.holder`, which names the process. Entering raises LockedError at once
+    if another process or object holds it, StorageError if the folder cannot be written.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+        self._holder = self.path.with_name(self.path.name + ".holder")
+        self._lock = FileLock(self.path)
+
+    def __enter__(self) -> "RunLock":
+        with storage("lock", self.path):
+            try:
+                self._lock.acquire(timeout=0)
+            except Timeout:
+                raise LockedError(f"{self.path}: held by {self._describe_holder()}") from None
+        try:
+            write_json(self._holder, {"pid": os.getpid(), "host": socket.gethostname()})
+        except BaseException:
+            self._lock.release()
+            raise
+        return self
+
+    def __exit__(self, *_) -> None:
+        with suppress(OSError):
+            self._holder.unlink()
+        self._lock.release()
+
+    def _describe_holder(self) -> str:
+        try:
+            holder = json.loads(self._holder.read_bytes())
+            return f"process {holder['pid']} on {holder['host']}"
+        except (OSError, ValueError, KeyError, TypeError):
+            return "a process that has not yet given its name"
+
+
+@contextmanager
+def storage(action: str, path: Path) -> Iterator[None]:
+    """Turn an OSError of the block (disk full, read-only, input/output) into StorageError, exit code 74."""
+    try:
+        yield
+    except OSError as error:
+        name = errno.errorcode.get(error.errno, "")
+        raise StorageError(f"{path}: cannot {action}: {error.strerror or error} {name}".rstrip()) from error
+
+
+def write_synced(path: Path, data: bytes) -> None:
+    """Write a new file and wait until the disk has it. Raises OSError."""
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_folder(path: Path) -> None:
+    """Wait until the disk has the names in the folder `path`. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(path: Path) -> None:
+    """Create `path` and its missing parents, each made durable in the folder that holds it. Raises OSError."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        sync_folder(path.parent)

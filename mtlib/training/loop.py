@@ -1,0 +1,430 @@
+"""The one training loop: `fit` trains an experiment on a corpus, or loads the finished identical run."""
+
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from mtlib.config import Experiment, Optimisation
+from mtlib.data.batches import Batch, TokenizedCorpus, TokenizedSplit
+from mtlib.encoders import find_encoder
+from mtlib.errors import CheckpointError, DataError, DivergenceError
+from mtlib.model import MultitaskModel
+from mtlib.objectives.penalty import Penalty, Step
+from mtlib.randomness import seeded
+from mtlib.tasks import TASKS
+from mtlib.training import evaluation
+from mtlib.training.device import Device
+from mtlib.training.files import write_json
+from mtlib.training.progress import Progress
+from mtlib.training.runs import Run, RunStore, environment
+from mtlib.training.schedule import learning_rate_factor
+from mtlib.training.signals import Interruption
+
+SCOPE = ("torch", "transformers", "tokenizers", "numpy", "device", "precision", "threads", "world_size")
+"""What has to be the same for a resumed run to have the bits of an uninterrupted one."""
+
+
+def fit(
+    experiment: Experiment,
+    corpus,
+    results: Path | str = "results",
+    *,
+    progress: str = "auto",
+    minutes: float = 10.0,
+    allow_inexact: bool = False,
+) -> Run:
+    """Train `experiment` on `corpus` and return its run; a finished identical run is returned as it is.
+
+    An interrupted identical run continues from its newest checkpoint, to the bits it would have had.
+    progress: "auto", "bar", "lines" or "none". minutes: a checkpoint at least this often, beside every epoch's.
+    The bits are promised for the same versions, kind of device, precision and number of threads; elsewhere continuing
+    raises CheckpointError with the difference, unless `allow_inexact`, which the run records.
+    Raises DivergenceError for a loss or gradient that is not finite, LockedError while another process trains
+    the same run, DataError for a corpus without one of the tasks, and SystemExit(143 or 130) after SIGTERM or SIGINT.
+    """
+    return carry_out(Training, experiment, corpus, results, progress, minutes, allow_inexact)
+
+
+def find(experiment: Optimisation, corpus, results: Path | str = "results") -> Run:
+    """The run of `experiment` (or of a pretraining) on `corpus`, trained or not: its status says. Trains nothing."""
+    return Start(experiment, RunStore(results)).run_on(corpus)
+
+
+def carry_out(
+    kind: type["Training"],
+    experiment: Optimisation,
+    corpus,
+    results: Path | str,
+    progress: str,
+    minutes: float,
+    allow_inexact: bool,
+) -> Run:
+    """Load the finished identical run, or do the `kind` of training under the run's lock."""
+    start = Start(experiment, RunStore(results))
+    run = start.run_on(corpus)
+    if run.complete:
+        return run
+    for name in experiment.task_names:
+        if name not in corpus:
+            raise DataError(f"corpus {corpus.name}: expected the task {name!r}, found {', '.join(corpus)}")
+    with run.lock():
+        if not run.complete:
+            _guarded(kind(experiment, corpus, run, start, progress, minutes, allow_inexact))
+    return run
+
+
+class Start:
+    """The weights a run starts from: an encoder as it is found, or a finished run's."""
+
+    def __init__(self, experiment: Optimisation, store: RunStore):
+        self.experiment, self.store = experiment, store
+        self.run = store.get(experiment.start_from) if experiment.start_from else None
+        if self.run:
+            self.fingerprint = self.run.identity
+        else:
+            self.encoder = find_encoder(experiment.encoder, experiment.encoder_revision, experiment.seed)
+            self.fingerprint = self.encoder.fingerprint
+
+    def run_on(self, corpus) -> Run:
+        """The experiment's run on `corpus`, finished, begun or new."""
+        return self.store.open(self.experiment.name, self.experiment.identity(corpus.fingerprint, self.fingerprint))
+
+    def model(self) -> MultitaskModel:
+        """A new model; heads of tasks that the starting run has are its heads, others are drawn from the seed."""
+        stored = self.run.model() if self.run else None
+        encoder, tokenizer = (stored.encoder, stored.tokenizer) if stored else self.encoder.load()
+        model = MultitaskModel(
+            encoder,
+            tokenizer,
+            [TASKS[name] for name in self.experiment.task_names],
+            pooling=self.experiment.pooling,
+            head_dropout=self.experiment.head_dropout,
+            max_tokens=self.experiment.max_tokens,
+            seed=self.experiment.seed,
+        )
+        for task in stored.tasks if stored else ():
+            if task in model.tasks:
+                model.heads[task.name].load_state_dict(stored.heads[task.name].state_dict())
+        return model
+
+
+def _guarded(training: "Training") -> None:
+    """Train and finish; whatever ends it otherwise is written into the run's status."""
+    run = training.run
+    try:
+        training.prepare()
+        with Interruption() as interruption:
+            training.train(interruption)
+        training.finish()
+    except SystemExit:
+        run.set_status("interrupted", step=training.done)
+        raise
+    except BaseException as error:
+        run.set_status("failed", step=training.done, error=f"{type(error).__name__}: {error}"[:2000])
+        raise
+
+
+class Training:
+    """The state of one run while it trains: model, optimizer, penalties, history, and the number of steps done."""
+
+    def __init__(
+        self, experiment: Optimisation, corpus, run: Run, start: Start, progress: str, minutes: float, inexact: bool
+    ):
+        self.experiment, self.corpus, self.run, self.start = experiment, corpus, run, start
+        self.device = Device(experiment.precision)
+        self.progress = Progress(progress, experiment)
+        self.minutes, self.inexact = minutes, inexact
+        self.done = 0
+        self.penalties: list[Penalty] = []
+        self.history: list[dict] = []
+        self.best: dict = {"epoch": 0, "quality": float("-inf")}
+        self.sums: dict[str, float] = defaultdict(float)
+        self.counts: dict[str, int] = defaultdict(int)
+        self.seconds = 0.0
+
+    def prepare(self) -> None:
+        """Write what the run is, build everything, and continue from a checkpoint where there is one."""
+        e = self.experiment
+        self._describe()
+        self.model = self.start.model().to(self.device.device)
+        self.tasks = self.model.tasks
+        self.data = TokenizedCorpus.build(self.corpus, self.tasks, self.model.tokenizer, self.model.max_tokens)
+        self.optimizer = torch.optim.AdamW(
+            parameter_groups(self.model, e.weight_decay), lr=e.learning_rate, betas=e.betas, fused=self.device.fused
+        )
+        self._build()
+        self._resume()
+        self.run.set_status("running", step=self.done)
+
+    def _build(self) -> None:
+        """The run's order of batches, its penalties, and the dev examples scored after each epoch."""
+        e = self.experiment
+        sizes = [len(self.data.train[name]) for name in e.tasks]
+        self.schedule = e.sampler.schedule(sizes, e.epochs, e.steps, e.seed).reshape(-1)
+        self.positions = positions(self.schedule)
+        self.scored = {name: self._limited(name) for name in e.tasks}
+        self.penalties = [penalty.start(self.model, len(self.schedule)) for penalty in e.penalties if penalty.weight]
+        self.model.train(e.dropout != "off")
+
+    def _describe(self) -> None:
+        """config.json, whose existence makes the folder a run, and environment.json."""
+        e, corpus, path = self.experiment, self.corpus, self.run.path
+        here = environment(self.device.device, self.device.precision)
+        if self.run.checkpoints.latest() is not None:
+            here |= self._continued(self.run.read("environment.json"), here)
+        identity = e.identity(corpus.fingerprint, self.start.fingerprint)
+        about = {"name": corpus.name, "title": corpus.title, "fingerprint": corpus.fingerprint}
+        config = {"identity": identity, "weights": self.start.fingerprint, "corpus": about}
+        self.run.set_status("running", step=0)
+        write_json(path / "config.json", {**config, "experiment": e.model_dump(mode="json")})
+        write_json(path / "environment.json", here)
+
+    def _continued(self, before: dict, here: dict) -> dict[str, object]:
+        """What environment.json records of a resumed run; raises CheckpointError where its bits cannot be promised."""
+        changed = {key: [before.get(key), here[key]] for key in SCOPE if before.get(key) != here[key]}
+        if changed and not self.inexact:
+            listed = "; ".join(f"{key} was {old}, is {new}" for key, (old, new) in changed.items())
+            raise CheckpointError(
+                f"{self.run.path}: continuing would not give the bits of an uninterrupted run: {listed}. "
+                "Restore these, or continue with allow_inexact (--allow-inexact)"
+            )
+        return {"inexact": [*before.get("inexact", []), *([changed] if changed else [])]}
+
+    def _limited(self, name: str) -> TokenizedSplit:
+        frame = self.corpus[name].dev
+        some = evaluation.limited(frame, self.experiment.dev_limit, name)
+        if len(some) == len(frame):
+            return self.data.dev[name]
+        return TokenizedSplit(TASKS[name], some, self.model.tokenizer, self.model.max_tokens)
+
+    def train(self, interruption: Interruption) -> None:
+        """Optimizer steps up to the end of the last epoch, with a checkpoint at every epoch and when interrupted."""
+        e = self.experiment
+        begun = saved = time.monotonic()
+        for number in range(self.done, e.epochs * e.steps):
+            self._step(number)
+            self.done = number + 1
+            now = time.monotonic()
+            self.seconds, begun = self.seconds + now - begun, now
+            self.progress.step(self.done, self.seconds)
+            if self.done % e.steps == 0:
+                self._end_epoch()
+            if self.done % e.steps == 0 or now - saved > 60 * self.minutes or interruption:
+                self._save()
+                saved = time.monotonic()
+            if interruption:
+                raise SystemExit(interruption.exit_code)
+
+    def _step(self, number: int) -> None:
+        """One optimizer step, or DivergenceError before anything is changed by it."""
+        e = self.experiment
+        batch = self._batch(number).to(self.device.device)
+        with self.device.autocast():
+            loss, log = self._objective(batch, number)
+        value = loss.item()
+        if not np.isfinite(value):
+            raise self._divergence("loss", value, batch, number)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), e.clip).item()
+        if not np.isfinite(norm):
+            raise self._divergence("gradient norm", norm, batch, number)
+        rate = e.learning_rate * self._factor(number)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        for penalty in self.penalties:
+            penalty.after_step(self.model, number)
+        self._record(batch.task.name, {"train_loss": value, **log}, len(batch.rows))
+
+    def _batch(self, number: int) -> Batch:
+        """The batch of optimizer step `number`."""
+        split = self.data.train[self.tasks[self.schedule[number]].name]
+        return split.training_batch(int(self.positions[number]), self.experiment.batch_size, self.experiment.seed)
+
+    def _objective(self, batch: Batch, number: int) -> tuple[torch.Tensor, dict[str, float]]:
+        """The task loss of one batch plus its weighted penalties, float32, and what to record."""
+        e, model, task = self.experiment, self.model, batch.task
+        with seeded(e.seed, "dropout/embeddings", number):
+            embeddings = model.embed_tokens(batch.inputs)
+        with seeded(e.seed, "dropout", number):
+            logits = model(task.name, batch.inputs, embeddings)
+        loss = task.loss(logits, batch.labels)
+        if not self.penalties:
+            return loss, {f"train_loss_{task.name}": loss.item()}
+        passes = iter(range(1, 1000))
+
+        def forward(given: torch.Tensor) -> torch.Tensor:
+            stream = ("dropout", number) if e.dropout == "shared" else ("dropout/penalty", number, next(passes))
+            with seeded(e.seed, *stream):
+                return model(task.name, batch.inputs, given)
+
+        step = Step(
+            number=number,
+            seed=e.seed,
+            kind=task.kind,
+            mask=batch.inputs["attention_mask"],
+            embeddings=embeddings,
+            logits=logits,
+            labels=batch.labels,
+            forward=forward,
+            run=lambda other: other(task.name, batch.inputs),
+        )
+        total = loss
+        for penalty in self.penalties:
+            total = total + penalty.weight * penalty(step)
+        return total, {f"train_loss_{task.name}": loss.item(), **{k: float(v) for k, v in step.log.items()}}
+
+    def _factor(self, number: int) -> float:
+        e = self.experiment
+        total = e.epochs * e.steps
+        losses = [row["train_loss"] for row in self.history]
+        return learning_rate_factor(e.schedule, number, total, round(e.warmup * total), losses)
+
+    def _record(self, task: str, values: dict[str, float], examples: int) -> None:
+        for name, value in values.items():
+            self.sums[name] += value
+            self.counts[name] += 1
+        self.counts[f"draws_{task}"] += 1
+        self.counts["examples"] += examples
+
+    def _divergence(self, what: str, value: float, batch: Batch, number: int) -> DivergenceError:
+        ids = [str(self.data.train[batch.task.name].ids[row]) for row in batch.rows]
+        dump = {"step": number, "task": batch.task.name, "what": what, "value": repr(value), "ids": ids}
+        write_json(self.run.path / "divergence.json", {**dump, "history": self.history[-3:]})
+        return DivergenceError(
+            f"{what} at step {number + 1} is {value}: expected a finite number (task {batch.task.name}, "
+            f"examples {', '.join(ids[:4])}, ...; all in {self.run.path / 'divergence.json'}). "
+            "Nothing was updated by this step; a smaller learning rate is the usual cure"
+        )
+
+    def _end_epoch(self) -> None:
+        """Score dev, append a row to the history, and store the model if it is the best so far."""
+        begun = time.monotonic()
+        epoch = self.done // self.experiment.steps
+        with self.device.autocast():
+            row, quality = self._score()
+        self.seconds += time.monotonic() - begun
+        self.history.append(self._row(epoch) | row | {"seconds": round(self.seconds, 3)})
+        quality = quality if np.isfinite(quality) else float("-inf")
+        if quality > self.best["quality"] or self.best["epoch"] == 0:
+            self.best = {"epoch": epoch, "quality": quality}
+            self.run.write_model(self.model)
+        self.sums.clear()
+        self.counts.clear()
+        self.run.write_frame("history.csv", pd.DataFrame(self.history))
+        self.progress.epoch(self.history[-1])
+
+    def _score(self) -> tuple[dict[str, float], float]:
+        """Dev scores of student and teacher for the history, and the number by which the stored epoch is chosen."""
+        frames = evaluation.predict_all(self.model, self.scored)
+        row = evaluation.scores(frames)
+        for penalty in self.penalties:
+            if (teacher := penalty.teacher()) is not None:
+                taught = evaluation.scores(evaluation.predict_all(teacher, self.scored))
+                row |= {f"teacher_{name}": value for name, value in taught.items()}
+        quality = evaluation.choosing_mean(frames)
+        return row | {"choosing_mean": quality}, quality
+
+    def _row(self, epoch: int) -> dict[str, float]:
+        """Means over the epoch's steps of everything recorded, draws by task, and the learning rate."""
+        means = {name: self.sums[name] / self.counts[name] for name in sorted(self.sums)}
+        draws = {f"draws_{task.name}": self.counts[f"draws_{task.name}"] for task in self.tasks}
+        rate = self.optimizer.param_groups[0]["lr"]
+        return {"epoch": epoch, "step": self.done, "learning_rate": rate, "examples": self.counts["examples"]} | (
+            means | draws
+        )
+
+    def _save(self) -> None:
+        """Everything that cannot be recomputed from the step: weights, moments, teachers, sums, history."""
+        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
+        for penalty in self.penalties:
+            tensors |= {f"penalty.{penalty.kind}.{name}": tensor for name, tensor in penalty.state().items()}
+        state = {
+            "history": self.history,
+            "best": self.best,
+            "sums": dict(self.sums),
+            "counts": dict(self.counts),
+            "seconds": self.seconds,
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+        }
+        self.run.checkpoints.save(self.done, tensors, state)
+
+    def _resume(self) -> None:
+        checkpoint = self.run.checkpoints.latest()
+        if checkpoint is None:
+            return
+        tensors, state = checkpoint.tensors, checkpoint.state
+        self.model.load_state_dict(_under(tensors, "model"))
+        moments: dict[int, dict] = defaultdict(dict)
+        for name, value in _under(tensors, "optimizer").items():
+            index, _, key = name.partition(".")
+            moments[int(index)][key] = value
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": dict(moments), "param_groups": groups})
+        for penalty in self.penalties:
+            penalty.load_state(_under(tensors, f"penalty.{penalty.kind}"))
+        for group in self.optimizer.param_groups:
+            group["lr"] = state["learning_rate"]
+        self.history, self.best, self.seconds = state["history"], state["best"], state["seconds"]
+        self.sums.update(state["sums"])
+        self.counts.update(state["counts"])
+        self.done = checkpoint.step
+
+    def finish(self) -> None:
+        """Score the last and the chosen model on all of dev, predict test, and only then call the run complete."""
+        begun = time.monotonic()
+        with self.device.autocast():
+            last = evaluation.predict_all(self.model, self.data.dev)
+            chosen_model = self.model
+            if self.best["epoch"] != self.experiment.epochs:
+                chosen_model = self.run.model().to(self.device.device)
+            chosen = evaluation.predict_all(chosen_model, self.data.dev) if chosen_model is not self.model else last
+            test = evaluation.predict_all(chosen_model, self.data.test)
+            teachers = [teacher for penalty in self.penalties if (teacher := penalty.teacher()) is not None]
+            taught = [("teacher", evaluation.predict_all(teacher, self.data.dev)) for teacher in teachers[:1]]
+        for split, frames in (("dev", chosen), ("test", test), *taught, *[("last", last) for _ in taught]):
+            for task, frame in frames.items():
+                self.run.write_frame(f"predictions/{split}-{task}.csv", frame)
+        self.seconds += time.monotonic() - begun
+        scores = {
+            "epoch": self.best["epoch"],
+            "chosen": evaluation.scores(chosen),
+            "last": evaluation.scores(last),
+            "seconds": self.seconds,
+            "truncated": self.data.truncated,
+        }
+        if labelled := {task: frame for task, frame in test.items() if "label" in frame}:
+            scores["test"] = evaluation.scores(labelled)
+        write_json(self.run.path / "scores.json", scores)
+        self.run.set_status("complete", step=self.done)
+        self.run.forget_checkpoints()
+        self.progress.end(scores["chosen"], self.seconds)
+
+
+def _under(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {name[len(prefix) + 1 :]: tensor for name, tensor in tensors.items() if name.startswith(prefix + ".")}
+
+
+def positions(schedule: np.ndarray) -> np.ndarray:
+    """For every step, how many earlier steps had the same task: its batch's place in that task's sequence."""
+    places = np.empty_like(schedule)
+    for task in np.unique(schedule):
+        steps = np.flatnonzero(schedule == task)
+        places[steps] = np.arange(len(steps))
+    return places
+
+
+def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict]:
+    """AdamW groups: weight decay on matrices, none on biases and LayerNorm (all one-dimensional parameters)."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]

@@ -1,0 +1,230 @@
+"""The run store: one folder a run, found again by what was trained."""
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import torch
+
+from mtlib.config import Experiment, Pretraining, checked
+from mtlib.errors import CheckpointError, ConfigurationError
+from mtlib.model import MultitaskModel
+from mtlib.training.checkpoints import CheckpointStore
+from mtlib.training.files import RunLock, inside, make_folder, safe_name, storage, write_atomic, write_json
+
+PACKAGES = ("mtlib", "torch", "transformers", "tokenizers", "accelerate", "numpy", "pandas", "scikit-learn")
+
+
+class Run:
+    """One training run's folder. What it returns is read from the files each time."""
+
+    def __init__(self, path: Path | str):
+        self.path = Path(path)
+
+    def __repr__(self) -> str:
+        return f"Run({self.path.name}, {self.status})"
+
+    @property
+    def id(self) -> str:
+        """<name>-<hash8>, the folder's name."""
+        return self.path.name
+
+    def read(self, name: str) -> dict:
+        """A JSON file of the run; raises CheckpointError when it is missing or damaged."""
+        try:
+            return json.loads((self.path / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{self.path / name}: expected the JSON of a run ({error})") from error
+
+    @property
+    def status(self) -> str:
+        """ "new", "running", "interrupted", "failed" or "complete"; running in a dead process means interrupted."""
+        if not (self.path / "status.json").is_file():
+            return "new"
+        about = self.read("status.json")
+        if about["status"] == "running" and about["host"] == platform.node() and not psutil.pid_exists(about["pid"]):
+            return "interrupted"
+        return about["status"]
+
+    @property
+    def complete(self) -> bool:
+        """Whether the run has finished."""
+        return self.status == "complete"
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 of what was trained."""
+        return self.read("config.json")["identity"]
+
+    @property
+    def experiment(self) -> Experiment | Pretraining:
+        """The experiment, or the pretraining, that was run."""
+        fields = self.read("config.json")["experiment"]
+        return checked(Pretraining if "task" in fields else Experiment, fields, str(self.path / "config.json"))
+
+    @property
+    def corpus(self) -> dict[str, str]:
+        """Name, title and fingerprint of the corpus."""
+        return self.read("config.json")["corpus"]
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """Scores on all of dev of the stored model, by task, with `mean` and `evenness`.
+
+        The stored model is that of the epoch with the best mean on the choosing half of dev.
+        """
+        return self.read("scores.json")["chosen"]
+
+    @property
+    def last_scores(self) -> dict[str, float]:
+        """Scores on all of dev after the last epoch."""
+        return self.read("scores.json")["last"]
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch (from 1) whose model is stored."""
+        return self.read("scores.json")["epoch"]
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """One row an epoch: losses, learning rate, draws, dev scores, seconds, and what the penalties logged."""
+        return pd.read_csv(self.path / "history.csv")
+
+    @property
+    def seconds(self) -> float:
+        """Training time, evaluation included, over all sessions of the run."""
+        return self.read("scores.json")["seconds"]
+
+    def predictions(self, split: str, task: str) -> pd.DataFrame:
+        """Stored predictions: id, label where known, prediction, and p0, p1, ... for classes.
+
+        split: "dev" or "test", of the chosen model. A run with a teacher also has the dev predictions after the last
+        epoch, of the student as "last" and of the teacher as "teacher".
+        """
+        path = self.path / "predictions" / f"{split}-{task}.csv"
+        if not path.is_file():
+            raise CheckpointError(f"{path}: this run has no such predictions")
+        return pd.read_csv(path, dtype={"id": str}, keep_default_na=False)
+
+    def model(self) -> MultitaskModel:
+        """The stored model, in evaluation mode."""
+        return MultitaskModel.from_pretrained(self.path)
+
+    @property
+    def checkpoints(self) -> CheckpointStore:
+        """Checkpoints of an unfinished run."""
+        return CheckpointStore(self.path / "checkpoints")
+
+    def forget_checkpoints(self) -> None:
+        """Remove the checkpoints of a finished run."""
+        shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
+
+    def lock(self) -> RunLock:
+        """The run's lock, a context manager; raises LockedError when another process holds it."""
+        with storage("create", self.path):
+            make_folder(self.path)
+        return RunLock(self.path / "lock")
+
+    def set_status(self, status: str, **details) -> None:
+        """Write status.json: the status, this process, and `details`."""
+        about = {"status": status, "pid": os.getpid(), "host": platform.node(), "time": time.time(), **details}
+        write_json(self.path / "status.json", about)
+
+    def write_frame(self, name: str, frame: pd.DataFrame) -> None:
+        """Write a table as CSV, atomically; floats read back to the same bits."""
+        path = self.path / name
+        with storage("create", path.parent):
+            make_folder(path.parent)
+        write_atomic(path, frame.to_csv(index=False, lineterminator="\n").encode())
+
+    def write_model(self, model: MultitaskModel) -> None:
+        """Replace the stored model; a crash leaves the old one or the new one, or for an instant none, never half."""
+        new, old = self.path / f".tmp-{os.getpid()}-model", self.path / f".tmp-{os.getpid()}-model-old"
+        with storage("write", self.path / "model"):
+            shutil.rmtree(new, ignore_errors=True)
+            model.save_pretrained(new)
+            if (self.path / "model").is_dir():
+                (self.path / "model").rename(old)
+            new.rename(self.path / "model")
+            shutil.rmtree(old, ignore_errors=True)
+
+
+class RunStore:
+    """All runs below `<results>/runs`."""
+
+    def __init__(self, results: Path | str = "results"):
+        self.folder = Path(results) / "runs"
+
+    def open(self, name: str, identity: str) -> Run:
+        """The run of this identity, whatever its name, or the place for a new one called `name`."""
+        for path in sorted(self.folder.glob(f"*-{identity[:8]}")):
+            run = Run(inside(self.folder, path))
+            if (path / "config.json").is_file() and run.identity != identity:
+                raise CheckpointError(f"{path}: holds another run with the same first 8 digits; move it away")
+            return run
+        return Run(self.folder / f"{safe_name(name)}-{identity[:8]}")
+
+    def get(self, reference: str) -> Run:
+        """The finished run with this id, name, or first digits of its hash.
+
+        Raises ConfigurationError when there is none or more than one, CheckpointError when it is not finished.
+        """
+        safe_name(reference)
+        found = [run for run in self.all() if _named(run, reference)]
+        if len(found) != 1:
+            known = ", ".join(run.id for run in self.all()) or "none"
+            raise ConfigurationError(f"run {reference!r}: {len(found)} runs are so called; there are: {known}")
+        if not found[0].complete:
+            raise CheckpointError(f"{found[0].path}: expected a finished run, found status {found[0].status!r}")
+        return found[0]
+
+    def all(self) -> list[Run]:
+        """Every run there is, by id."""
+        return [Run(inside(self.folder, path.parent)) for path in sorted(self.folder.glob("*/config.json"))]
+
+    def table(self) -> pd.DataFrame:
+        """One row a run: id, status, corpus, encoder, sampler, penalties, seed, epochs, seconds and scores."""
+        return pd.DataFrame([_row(run) for run in self.all()])
+
+
+def _named(run: Run, reference: str) -> bool:
+    name, _, digits = run.id.rpartition("-")
+    return reference in (run.id, name) or (len(reference) >= 6 and digits.startswith(reference))
+
+
+def _row(run: Run) -> dict:
+    config = run.read("config.json")
+    fields = config["experiment"]
+    row = {"run": run.id, "status": run.status, "corpus": config["corpus"]["title"], "encoder": fields.get("encoder")}
+    if "sampler" in fields:
+        row["sampler"] = fields["sampler"]["kind"]
+        row["penalties"] = "+".join(penalty["kind"] for penalty in fields["penalties"])
+    row |= {key: fields.get(key) for key in ("seed", "epochs", "steps")}
+    if run.complete and (run.path / "scores.json").is_file():
+        row |= {"seconds": run.seconds, **run.scores}
+    return row
+
+
+def environment(device: torch.device, precision: str) -> dict[str, object]:
+    """What a result may depend on besides its configuration: versions, device, threads, commit."""
+    commit = subprocess.run(
+        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return {
+        "python": platform.python_version(),
+        **{name: version(name) for name in PACKAGES},
+        "device": device.type,
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor(),
+        "precision": precision,
+        "threads": torch.get_num_threads(),
+        "world_size": 1,
+        "system": platform.platform(),
+        "commit": commit.stdout.strip() or None,
+    }

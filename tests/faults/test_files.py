@@ -1,0 +1,202 @@
+"""Run names, links, leftovers and atomic files."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from store_helpers import JSON, fork, leftovers, on_each_call
+
+from mtlib.errors import CheckpointError, ConfigurationError, StorageError
+from mtlib.training import files
+from mtlib.training.checkpoints import inside, safe_name, sweep, write_atomic, write_json
+
+# Names and links
+
+
+UNSAFE = (
+    [
+        "../x",
+        "..",
+        ".",
+        "",
+        "/etc/passwd",
+        "a/b",
+        "a\\b",
+        "a\0b",
+        "x" * 300,
+        "x" * 101,
+        ".hidden",
+        "-flag",
+        "_x",
+        "trailing.",
+    ]
+    + [
+        "CON",
+        "con",
+        "nul.txt",
+        "LPT1",
+        "Com9.tar.gz",
+        "new\nline",
+        "end\n",
+        " a",
+        "a b",
+        "\u00e9",
+        "\u0661",
+        "\ud800",
+        "~",
+    ]
+    + [7, None]
+)
+
+
+@pytest.mark.parametrize("name", UNSAFE)
+def test_unsafe_run_name(name):
+    with pytest.raises(ConfigurationError, match="run name") as error:
+        safe_name(name)
+    assert len(str(error.value)) < 500 and error.value.exit_code == 64
+
+
+def test_message_of_an_unsafe_run_name():
+    with pytest.raises(ConfigurationError) as error:
+        safe_name("../x")
+    assert str(error.value) == (
+        "run name '../x': expected 1 to 100 letters, digits, '.', '_' or '-', beginning with a letter or digit, "
+        "not ending with '.', and no device name such as CON"
+    )
+
+
+@pytest.mark.parametrize("name", ["a", "Z", "7", "tour-smart_15.0", "x" * 100, "console", "con-1", "null", "a..b"])
+def test_safe_run_name(name):
+    assert safe_name(name) == name
+
+
+@given(st.text() | st.text("./\\~-_ \0\nCONPRAUXcon01") | st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]*", fullmatch=True))
+def test_accepted_run_name_stays_in_its_folder(name):
+    root = Path("/results/runs")
+    try:
+        place = Path(os.path.normpath(root / safe_name(name)))
+    except ConfigurationError:
+        assert len(name) != 1 or not (name.isascii() and name.isalnum())
+    else:
+        assert place.parent == root and place.name == name and name.isascii() and name.isprintable()
+        assert len(os.fsencode(name)) <= 100
+
+
+def test_links_out_of_the_root_are_refused(tmp_path):
+    root, outside = tmp_path / "root", tmp_path / "root-outside"
+    (root / "real").mkdir(parents=True)
+    outside.mkdir()
+    (root / "away").symlink_to(outside)
+    (root / "near").symlink_to(root / "real")
+    (root / "loop").symlink_to(root / "loop")
+    assert inside(root, root / "near" / "x") == (root / "real" / "x").resolve()
+    assert inside(root, root / "real") == (root / "real").resolve() and inside(root, root) == root.resolve()
+    for path in (root / "away", root / "away" / "x", root / "..", outside, root / "near" / ".." / ".." / "x", "/"):
+        with pytest.raises(CheckpointError, match="inside"):
+            inside(root, path)
+
+
+# Files
+
+
+def test_sweep_removes_what_dead_processes_left(tmp_path):
+    dead = os.fork()
+    if dead == 0:
+        os._exit(0)
+    os.waitpid(dead, 0)
+    gone = [f".tmp-{dead}-5", f".tmp-{dead}-scores.json", f".tmp-{os.getpid()}-7", ".tmp-999999999-1"]
+    kept = [
+        f".tmp-{os.getppid()}-5",
+        ".tmp-x-5",
+        f".tmp-{10**30}-1",
+        "step-00000001",
+        "quarantine-step-00000002",
+        f"tmp-{dead}-5",
+    ]
+    for name in gone + kept:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_bytes(b"x")
+    (tmp_path / f".tmp-{dead}-link").symlink_to(tmp_path / "step-00000001")
+    (tmp_path / f".tmp-{dead}-file").write_bytes(b"x")
+    sweep(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == sorted(kept) and (tmp_path / "step-00000001" / "file").exists()
+    with pytest.raises(StorageError, match="ENOENT"):
+        sweep(tmp_path / "nowhere")
+
+
+def test_living_processes_of_other_users_are_left_alone(tmp_path, monkeypatch):
+    (tmp_path / ".tmp-1-5").mkdir()
+
+    def forbid(*_):
+        raise PermissionError(errno.EPERM, "not permitted")
+
+    monkeypatch.setattr(os, "kill", forbid)
+    sweep(tmp_path)
+    assert leftovers(tmp_path) == [".tmp-1-5"]
+
+
+def test_refused_atomic_write_keeps_the_old_content(tmp_path, monkeypatch):
+    path = tmp_path / "status.json"
+    path.write_bytes(b"old")
+    missing = tmp_path / "missing" / "status.json"
+    with pytest.raises(StorageError, match=f"^{missing}: cannot write: No such file or directory ENOENT$"):
+        write_atomic(missing, b"new")
+
+    def fail(*_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    for call in ("fsync", "rename"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, call, fail)
+            with pytest.raises(StorageError, match=f"^{path}: cannot write: Input/output error EIO$"):
+                write_atomic(path, b"new")
+        assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["status.json"]
+
+
+def test_killed_at_every_point_of_an_atomic_write(tmp_path):
+    path, point, outcomes = tmp_path / "status.json", 0, []
+    while True:
+        path.write_bytes(b"old")
+
+        def write(point=point):
+            with pytest.MonkeyPatch.context() as patch:
+                on_each_call(patch, lambda number, _: number == point and os.kill(os.getpid(), signal.SIGKILL))
+                write_atomic(path, b"new content")
+
+        code = fork(write)
+        outcomes.append(path.read_bytes())
+        sweep(tmp_path)
+        assert os.listdir(tmp_path) == ["status.json"]
+        if code == 0:
+            break
+        point += 1
+    assert set(outcomes) == {b"old", b"new content"} and point == 4
+
+
+@given(JSON)
+def test_json_is_deterministic_and_exact(value):
+    data = files.encode_json(value)
+    assert data == files.encode_json(json.loads(data)) and data.isascii() and data.endswith(b"\n")
+
+
+def test_json_keeps_order_and_names_non_finite_numbers(tmp_path):
+    write_json(tmp_path / "a.json", {"b": [float("nan"), float("inf"), -0.0], "a": "\u00e9"})
+    assert (tmp_path / "a.json").read_bytes() == (
+        b'{\n  "b": [\n    NaN,\n    Infinity,\n    -0.0\n  ],\n  "a": "\\u00e9"\n}\n'
+    )
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "a.json", {"x": object()})
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_import_is_light():
+    code = "import sys, mtlib.training.checkpoints; print(*{'transformers', 'pandas', 'sklearn'} & set(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == []
