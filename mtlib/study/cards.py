@@ -1,0 +1,189 @@
+"""Model cards: the README.md beside a finished run's weights, with the metadata that the Hugging Face Hub reads."""
+
+import math
+from pathlib import Path
+
+import pandas as pd
+from huggingface_hub import EvalResult, ModelCardData
+from safetensors import safe_open
+
+from mtlib.config import Pretraining
+from mtlib.encoders import BERT_BASE
+from mtlib.study.parts import Dev, ReportingHalf, Test
+from mtlib.study.statistics import intervals
+from mtlib.study.tables import pretty
+from mtlib.tasks import TASKS
+from mtlib.training.files import write_atomic
+from mtlib.training.runs import Run
+
+BASES = {"minilm": "sentence-transformers/all-MiniLM-L6-v2", BERT_BASE: BERT_BASE}
+"""Encoders whose Hub id and licence (Apache 2.0) are known, by the name an experiment gives them."""
+
+PARTS = {"dev": Dev(), "reporting half of dev": ReportingHalf(), "test": Test()}
+
+QUORA = (
+    "The encoder, all-MiniLM-L6-v2, was trained on Quora duplicate questions among others, so a QQP score on Quora's "
+    "questions is not that of an encoder that has never seen them."
+)
+
+CITATION = """```bibtex
+@software{mtlib,
+  title  = {mtlib: one encoder, many tasks},
+  author = {{The mtlib authors}},
+}
+@techreport{jack_of_all_trades,
+  title       = {Jack of All Trades, Master of Some: Improving BERT for Multitask Learning},
+  institution = {Stanford University},
+  note        = {CS224N final project report; source of the methods},
+}
+```"""
+
+
+def card_path(run: Run) -> Path:
+    """Where the run's model card is."""
+    return run.path / "model" / "README.md"
+
+
+def ensure_card(run: Run) -> Path:
+    """The path of the finished run's model card, written if there is none yet."""
+    return card_path(run) if card_path(run).is_file() else write_card(run)
+
+
+def write_card(run: Run) -> Path:
+    """Write, or replace, the finished run's model card; raises CheckpointError for a damaged run, StorageError."""
+    scores = pd.DataFrame() if isinstance(run.experiment, Pretraining) else part_scores(run)
+    parts = [f"# {run.id}", *_about(run), *_scores(run, scores), *_cost(run), *_limits(run), "## Citation", CITATION]
+    body = "\n\n".join(parts)
+    write_atomic(card_path(run), f"---\n{metadata(run, scores).to_yaml()}\n---\n\n{body}\n".encode())
+    return card_path(run)
+
+
+def part_scores(run: Run) -> pd.DataFrame:
+    """Scores with 95 % bootstrap intervals: columns part, task, score, low, high, n. Unlabelled test has no rows."""
+    tasks = run.experiment.tasks
+    labelled = all("label" in run.predictions("test", task) for task in tasks)
+    parts = {name: part for name, part in PARTS.items() if name != "test" or labelled}
+    return pd.concat(
+        [intervals(run, part, tasks).assign(part=name) for name, part in parts.items()], ignore_index=True
+    )[["part", "task", "score", "low", "high", "n"]]
+
+
+def metadata(run: Run, scores: pd.DataFrame) -> ModelCardData:
+    """The card's YAML header; an undefined score is left out of it."""
+    names, base = run.experiment.task_names, BASES.get(run.experiment.encoder)
+    results = [
+        _result(run, row)
+        for row in scores.to_dict("records")
+        if row["task"] in TASKS and row["part"] in ("dev", "test") and math.isfinite(row["score"])
+    ]
+    return ModelCardData(
+        language="en",
+        library_name="mtlib",
+        license="apache-2.0" if base else None,
+        base_model=base,
+        pipeline_tag="text-classification",
+        tags=["multitask-learning", "bert", *names],
+        model_name=run.id if results else None,
+        eval_results=results or None,
+    )
+
+
+def _result(run: Run, row: dict) -> EvalResult:
+    """One task's score on one split as the Hub lists it; a similarity is given by Pearson's r itself."""
+    similar = TASKS[row["task"]].kind == "regression"
+    return EvalResult(
+        task_type="sentence-similarity" if similar else "text-classification",
+        dataset_type=run.corpus["name"],
+        dataset_config=row["task"],
+        dataset_name=f"{_title(row['task'])}, {run.corpus['title']}",
+        dataset_split={"dev": "validation"}.get(row["part"], row["part"]),
+        metric_type="pearsonr" if similar else "accuracy",
+        metric_name="Pearson's r" if similar else "accuracy",
+        metric_value=round(2 * row["score"] - 1 if similar else row["score"], 4),
+    )
+
+
+def _title(task: str) -> str:
+    return TASKS[task].title or task
+
+
+def _about(run: Run) -> list[str]:
+    e, corpus = run.experiment, run.corpus
+    titles = ", ".join(map(_title, e.task_names))
+    if isinstance(e, Pretraining):
+        what = f"An encoder after multiple negatives ranking on {titles}. Its heads are untrained: it is a start."
+        use = "model.embed(texts)  # [texts, hidden]"
+    else:
+        what = f"One encoder with a linear head for each of: {titles}."
+        use = "\n".join(f'model.predict("{name}", {_example(name)})' for name in e.tasks)
+    code = (
+        f'```python\nimport mtlib\n\nmodel = mtlib.MultitaskModel.from_pretrained("model")  # this folder\n{use}\n```'
+    )
+    data = f"Trained on {corpus['title']}, SHA-256 of its content `{corpus['fingerprint']}`."
+    settings = e.model_dump(mode="json", exclude={"name", "tasks", "task"})
+    settings["encoder"] = Path(e.encoder).name if Path(e.encoder).is_absolute() else e.encoder
+    rows = pd.DataFrame([(key, _shown(value)) for key, value in settings.items()], columns=["setting", "value"])
+    return [what, data, code, "## Settings", rows.to_markdown(index=False, disable_numparse=True)]
+
+
+def _shown(value) -> str:
+    match value:
+        case dict():
+            return ", ".join(f"{key} {_shown(entry)}" for key, entry in value.items() if entry is not None)
+        case list():
+            return "; ".join(map(_shown, value)) or "none"
+        case None:
+            return "none"
+    return str(value)
+
+
+def _example(task: str) -> str:
+    return '[("How old is it?", "What is its age?")]' if TASKS[task].is_pair else '["A lovely film.", "A mess."]'
+
+
+def _scores(run: Run, scores: pd.DataFrame) -> list[str]:
+    if scores.empty:
+        return ["## Scores", f"Ranking loss on dev: {run.scores['dev_loss']:.3f}."]
+    table = scores.assign(task=[_title(task) if task in TASKS else task for task in scores["task"]])
+    shown = pretty(table).replace("", "undefined").to_markdown(index=False, disable_numparse=True)
+    text = (
+        f"Accuracy, and (r + 1) / 2 for similarities, with 95 % bootstrap intervals over the examples. The weights are "
+        f"those of epoch {run.best_epoch} of {run.experiment.epochs}, the best on one half of dev, so scores on all of "
+        "dev are a little optimistic; the reporting half chose nothing."
+    )
+    return ["## Scores", text, shown]
+
+
+def _cost(run: Run) -> list[str]:
+    where, e = run.read("environment.json"), run.experiment
+    examples = int(run.history["examples"].sum())
+    device = where["device_name"] or where["device"]
+    return [
+        "## Cost",
+        f"{parameters(run) / 1e6:.1f} million parameters. {e.epochs} epochs x {e.steps} steps x {e.batch_size} "
+        f"({examples} examples) took {run.seconds:.0f} s with evaluation on {device}, {where['threads']} threads, "
+        f"{where['precision']}." + (f" What it started from, `{e.start_from}`, cost extra." if e.start_from else ""),
+    ]
+
+
+def parameters(run: Run) -> int:
+    """Number of stored weights, from the headers of the safetensors files."""
+    total = 0
+    for path in sorted((run.path / "model").glob("*.safetensors")):
+        with safe_open(path, "pt") as tensors:
+            total += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())
+    return total
+
+
+def _limits(run: Run) -> list[str]:
+    e = run.experiment
+    limits = ["English sentences of the kinds above; it was tested on nothing else, and may repeat its texts' biases."]
+    limits.append(f"Inputs beyond {e.max_tokens} tokens are cut.")
+    limits.append("One seed: another one gives other scores, by about as much as the intervals say or more.")
+    if run.corpus["name"] == "sample":
+        limits.append("The corpus is generated. Its scores say nothing about real text.")
+    if e.encoder == "minilm" and "qqp" in e.task_names:
+        limits.append(QUORA)
+    if e.encoder == "tiny":
+        limits.append("The encoder is small and began at random: for tests alone.")
+    return ["## Limits", "\n".join(f"- {limit}" for limit in limits)]

@@ -1,0 +1,85 @@
+"""Calibration against closed forms and simulated probabilities."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import log_loss
+
+from mtlib.errors import ConfigurationError, DataError
+from mtlib.study import calibration as c
+from mtlib.study.parts import ChoosingHalf, ReportingHalf, Stored, Test
+
+
+def simulated(n=6000, sharpen=1.0, classes=3, seed=0):
+    """Labels drawn from true probabilities; the stated ones have logits `sharpen` times too large."""
+    random = np.random.default_rng(seed)
+    logits = random.normal(0, 1.5, (n, classes))
+    true = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    labels = (true.cumsum(axis=1) > random.random((n, 1))).argmax(axis=1)
+    frame = pd.DataFrame({"id": [f"c{i}" for i in range(n)], "label": labels, "prediction": true.argmax(axis=1)})
+    frame = frame.assign(**{f"p{k}": true[:, k] for k in range(classes)})
+    return c.scaled(frame, 1 / sharpen)
+
+
+def test_closed_form_of_two_bins():
+    frame = pd.DataFrame({"label": [0, 0, 1, 1], "p0": [0.9, 0.9, 0.9, 0.3], "p1": [0.1, 0.1, 0.1, 0.7]})
+    # Confidence .9: 3 examples, 2 right; confidence .7: 1 example, right.
+    assert c.expected_calibration_error(frame, 10) == pytest.approx(0.75 * abs(2 / 3 - 0.9) + 0.25 * 0.3)
+    diagram = c.reliability(frame, 10)
+    assert diagram["count"].sum() == 4 and diagram.loc[8, "count"] == 3 and diagram.loc[6, "accuracy"] == 1
+    assert np.isnan(diagram.loc[0, "accuracy"])
+
+
+def test_bin_edges_belong_to_the_bin_below():
+    frame = pd.DataFrame({"label": [0, 0], "p0": [0.6, 1.0], "p1": [0.4, 0.0]})
+    assert list(np.flatnonzero(c.reliability(frame, 5)["count"])) == [2, 4]
+
+
+def test_diagram_agrees_with_sklearn():
+    frame = simulated(sharpen=2.0)
+    table = c.probabilities(frame)
+    right = table.argmax(axis=1) == frame["label"]
+    share, confidence = calibration_curve(right, table.max(axis=1), n_bins=15)
+    diagram = c.reliability(frame, 15).query("count > 0")
+    assert diagram["accuracy"].to_numpy() == pytest.approx(share)
+    assert diagram["confidence"].to_numpy() == pytest.approx(confidence)
+
+
+def test_true_probabilities_are_calibrated_and_sharp_ones_are_not():
+    assert c.expected_calibration_error(simulated(20_000)) < 0.015
+    assert c.expected_calibration_error(simulated(sharpen=3)) > 0.1
+
+
+def test_log_loss_agrees_with_sklearn():
+    frame = simulated(sharpen=2)
+    assert c.log_loss(frame) == pytest.approx(log_loss(frame["label"], c.probabilities(frame)))
+
+
+def test_temperature_divides_logits():
+    frame = pd.DataFrame({"label": [1], "p0": [0.2], "p1": [0.8]})
+    scaled = c.scaled(frame, 2.0)
+    assert scaled["p1"].item() == pytest.approx(1 / (1 + np.exp(-np.log(4) / 2)))
+    pd.testing.assert_frame_equal(c.scaled(frame, 1.0), frame)
+    assert c.scaled(frame, 1e6)["p1"].item() == pytest.approx(0.5, abs=1e-5)
+
+
+@pytest.mark.parametrize("sharpen", [0.5, 1.0, 2.5])
+def test_temperature_scaling_finds_the_factor_and_helps_on_the_other_half(sharpen):
+    system = Stored({("dev", "sst"): simulated(sharpen=sharpen)})
+    assert c.fit_temperature(system, ChoosingHalf(), "sst") == pytest.approx(sharpen, rel=0.06)
+    row = c.calibration_table(system, ReportingHalf(), ["sst"]).iloc[0]
+    assert row["log loss scaled"] <= row["log loss"] + 1e-3
+    assert row["ece scaled"] < 0.03
+
+
+def test_fitting_reads_the_choosing_half_only():
+    system = Stored({("dev", "sst"): simulated()})
+    for part in (ReportingHalf(), Test()):
+        with pytest.raises(ConfigurationError, match="ChoosingHalf"):
+            c.fit_temperature(system, part, "sst")
+
+
+def test_predictions_without_probabilities_are_refused():
+    with pytest.raises(DataError, match="p0, p1"):
+        c.probabilities(pd.DataFrame({"prediction": [1.0]}))

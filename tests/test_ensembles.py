@@ -1,0 +1,200 @@
+"""Ensembles: one member is itself, alignment by id, the gate, and averaged weights."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from mtlib.data.corpus import Splits
+from mtlib.encoders import find_encoder
+from mtlib.errors import CheckpointError, ConfigurationError, DataError
+from mtlib.model import MultitaskModel
+from mtlib.study import ensembles as e
+from mtlib.study.parts import ChoosingHalf, Dev, ReportingHalf, Stored, Test, task_scores
+from mtlib.tasks import QQP, SST, STS
+from mtlib.training.evaluation import in_choosing_half
+
+IDS = [f"x{i:04d}" for i in range(300)]
+
+
+def labelled(task, seed=0):
+    random = np.random.default_rng(seed)
+    return {"sst": random.integers(0, 5, 300), "qqp": random.integers(0, 2, 300), "sts": random.uniform(0, 5, 300)}[
+        task
+    ]
+
+
+def predictions(task, skill, seed):
+    """Predictions whose probabilities lean to the label as far as `skill` says."""
+    random, labels = np.random.default_rng(seed), labelled(task)
+    frame = pd.DataFrame({"id": IDS, "label": labels})
+    if task == "sts":
+        return frame.assign(prediction=labels + random.normal(0, 2 * (1 - skill), 300))
+    classes = 5 if task == "sst" else 2
+    logits = random.normal(0, 1, (300, classes)) + 4 * skill * np.eye(classes)[labels]
+    table = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    return frame.assign(prediction=table.argmax(axis=1), **{f"p{k}": table[:, k] for k in range(classes)})
+
+
+def member(skill, seed):
+    tasks = ("sst", "qqp", "sts")
+    return Stored({(split, t): predictions(t, skill, seed) for split in ("dev", "test") for t in tasks})
+
+
+@pytest.mark.parametrize("task", ["sst", "qqp", "sts"])
+def test_an_ensemble_of_one_is_its_member(task):
+    frame = predictions(task, 0.4, 1)
+    pd.testing.assert_frame_equal(e.average([frame], task), frame)
+    twice = e.average([frame, frame], task)
+    pd.testing.assert_frame_equal(twice, frame)
+
+
+@pytest.mark.parametrize("task", ["sst", "qqp", "sts"])
+def test_members_are_aligned_by_id_whatever_their_order(task):
+    first, second = predictions(task, 0.4, 1), predictions(task, 0.4, 2)
+    shuffled = second.sample(frac=1, random_state=3)
+    found = e.average([first, shuffled], task)
+    pd.testing.assert_frame_equal(found, e.average([first, second], task))
+    swapped = e.average([shuffled, first], task).set_index("id").loc[IDS].reset_index()
+    pd.testing.assert_frame_equal(found, swapped)
+
+
+def test_the_average_is_that_of_probabilities():
+    a = pd.DataFrame({"id": ["1", "2"], "prediction": [0, 1], "p0": [0.9, 0.4], "p1": [0.1, 0.6]})
+    b = pd.DataFrame({"id": ["2", "1"], "prediction": [0, 1], "p0": [0.9, 0.4], "p1": [0.1, 0.6]})
+    found = e.average([a, b], "qqp")
+    assert found[["p0", "p1"]].to_numpy() == pytest.approx(np.array([[0.65, 0.35], [0.65, 0.35]]))
+    assert list(found["prediction"]) == [0, 0] and list(found["id"]) == ["1", "2"]
+    x, y = pd.DataFrame({"id": ["1"], "prediction": [2.0]}), pd.DataFrame({"id": ["1"], "prediction": [3.0]})
+    assert e.average([x, y], "sts")["prediction"].item() == 2.5
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda f: f.iloc[1:], "1 ids are not in every member, such as 'x0000'"),
+        (lambda f: f.assign(label=f["label"] + 1), "disagree about the labels"),
+        (lambda f: pd.concat([f, f.iloc[:1]]), "occurs twice"),
+        (lambda f: f.drop(columns=["p0", "p1", "p2", "p3", "p4"]), "p0, p1"),
+    ],
+)
+def test_members_that_do_not_match_are_refused(change, words):
+    frame = predictions("sst", 0.4, 1)
+    with pytest.raises(DataError, match=words):
+        e.average([frame, change(frame)], "sst")
+
+
+def test_the_gate_lets_in_by_task_and_the_ensemble_beats_its_members():
+    candidates = {"weak": member(0.1, 1), "a": member(0.45, 2), "b": member(0.45, 3), "c": member(0.45, 4)}
+    half, thresholds = ChoosingHalf(), {"sst": 0.73, "qqp": 0.75, "sts": 0.87}
+    chosen = e.choose(candidates, half, thresholds)
+    scores = e.score_table(candidates, half)
+    for task in thresholds:
+        assert list(chosen.members[task]) == [n for n in candidates if scores.loc[n, task] >= thresholds[task]]
+        assert "weak" not in chosen.members[task]
+    assert chosen.notes["sst"] == "SST-5, threshold 0.73: 2 of 4 candidates pass"
+    report = ReportingHalf()
+    together = task_scores(chosen, report)
+    assert together["mean"] > max(task_scores(candidates[name], report)["mean"] for name in "abc")
+    assert task_scores(chosen, Test())["mean"] > 0
+
+
+def test_when_none_passes_the_best_one_stands_alone_and_it_is_said():
+    candidates = {"a": member(0.2, 1), "b": member(0.5, 2)}
+    chosen = e.choose(candidates, ChoosingHalf(), {"sst": 0.99, "qqp": 0.99, "sts": 1.0})
+    assert [list(found) for found in chosen.members.values()] == [["b"]] * 3
+    assert "no candidate passes, b with 0." in chosen.notes["qqp"] and "used alone" in chosen.notes["qqp"]
+    pd.testing.assert_frame_equal(chosen.predictions("test", "sst"), candidates["b"].predictions("test", "sst"))
+
+
+def test_choosing_is_blind_to_the_reporting_half_and_to_test():
+    """Whatever stands in the other half of dev and in test, the choice is the same."""
+
+    def spoil(system):
+        frames = {}
+        for (split, task), frame in system.frames.items():
+            hidden = ~in_choosing_half(frame["id"]) | (split == "test")
+            frames[split, task] = frame.assign(prediction=frame["prediction"].mask(hidden, 0))
+        return Stored(frames)
+
+    candidates = {
+        name: member(skill, seed) for seed, (name, skill) in enumerate({"a": 0.3, "b": 0.4, "c": 0.5}.items())
+    }
+    thresholds = {"sst": 0.6, "qqp": 0.8, "sts": 0.85}
+    open_, blind = (
+        e.choose(found, ChoosingHalf(), thresholds)
+        for found in (candidates, {name: spoil(system) for name, system in candidates.items()})
+    )
+    assert {t: list(m) for t, m in open_.members.items()} == {t: list(m) for t, m in blind.members.items()}
+    assert open_.notes == blind.notes
+    for part in (Test(), Dev(), ReportingHalf()):
+        with pytest.raises(ConfigurationError, match="ChoosingHalf"):
+            e.choose(candidates, part, thresholds)
+        with pytest.raises(ConfigurationError, match="ChoosingHalf"):
+            e.score_table(candidates, part)
+
+
+def test_no_candidate_and_no_threshold_are_refused():
+    with pytest.raises(ConfigurationError, match="at least one"):
+        e.choose({}, ChoosingHalf())
+    with pytest.raises(ConfigurationError, match="no threshold for"):
+        e.choose({"a": member(0.4, 1)}, ChoosingHalf(), {"sst": 0.5})
+    with pytest.raises(ConfigurationError, match="undefined"):
+        e.best(pd.DataFrame({"mean": [np.nan, np.nan]}, index=["a", "b"]))
+
+
+def test_averaged_states():
+    first = {"w": torch.tensor([1.0, 2.0]), "n": torch.tensor([1, 2])}
+    second = {"w": torch.tensor([3.0, 5.0]), "n": torch.tensor([1, 2])}
+    found = e.average_states([first, second])
+    assert found["w"].tolist() == [2.0, 3.5] and found["w"].dtype == torch.float32 and found["n"].tolist() == [1, 2]
+    for other, words in [
+        ({"w": first["w"]}, "differ in the entries \\['n'\\]"),
+        (first | {"w": torch.ones(3)}, "w has the shapes"),
+        (first | {"n": torch.tensor([1, 3])}, "integers of n"),
+    ]:
+        with pytest.raises(CheckpointError, match=words):
+            e.average_states([first, other])
+    with pytest.raises(CheckpointError, match="found none"):
+        e.average_states([])
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    """Two tiny models that share an encoder and differ in their heads, and one of other tasks."""
+    folder = tmp_path_factory.mktemp("models")
+    encoder, tokenizer = find_encoder("tiny").load()
+    for name, tasks, seed in [("a", (SST, STS), 1), ("b", (SST, STS), 2), ("other", (SST, QQP), 1)]:
+        model = MultitaskModel(encoder, tokenizer, tasks, seed=seed).eval()
+        model.save_pretrained(folder / name)
+    return folder
+
+
+def test_averaged_weights_of_equal_encoders_average_the_logits(stored):
+    """Heads are linear: with the encoder in common the soup's regression is the mean of the members'."""
+    texts, pairs = ["A lovely film.", "A mess."], [("a b", "c"), ("One day.", "Another day.")]
+    a, b = (MultitaskModel.from_pretrained(stored / name) for name in "ab")
+    soup = e.average_weights([stored / "a", stored / "b"])
+    mean = (a.predict("sts", pairs)["prediction"] + b.predict("sts", pairs)["prediction"]) / 2
+    assert soup.predict("sts", pairs)["prediction"].to_numpy() == pytest.approx(mean.to_numpy(), abs=1e-6)
+    alone = e.average_weights([stored / "a", stored / "a"])
+    pd.testing.assert_frame_equal(alone.predict("sst", texts), a.predict("sst", texts))
+
+
+def test_weights_of_different_models_are_refused(stored):
+    with pytest.raises(CheckpointError, match="differ in the entries"):
+        e.average_weights([stored / "a", stored / "other"])
+    with pytest.raises(CheckpointError, match="expected a stored multitask model"):
+        e.average_weights([stored / "a", stored / "nothing"])
+
+
+def test_a_model_is_scored_like_a_run(stored):
+    model = MultitaskModel.from_pretrained(stored / "a")
+    sst = pd.DataFrame({"id": ["1", "2"], "text_a": ["Good.", "Bad."], "label": [3, 1]})
+    sts = pd.DataFrame({"id": ["1", "2"], "text_a": ["a", "b"], "text_b": ["a", "c"], "label": [5.0, 1.0]})
+    corpus = {"sst": Splits(sst, sst, sst.drop(columns="label")), "sts": Splits(sts, sts)}
+    system = e.predicted(model, corpus)
+    assert sorted(system.frames) == [("dev", "sst"), ("dev", "sts"), ("test", "sst")]
+    assert list(system.predictions("dev", "sst")["label"]) == [3, 1]
+    with pytest.raises(DataError, match="label"):
+        Test().predictions(system, "sst")
