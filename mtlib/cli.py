@@ -1,0 +1,202 @@
+"""The `mtlib` command: check data, train, evaluate, predict, list runs, run notebooks."""
+
+import warnings
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer.core import TyperGroup
+
+from mtlib.errors import ConfigurationError, DataError, MtlibError
+
+SUBMISSION = {  # task -> name of its file and of its column in the CS224N submission
+    "sst": ("sst", "Predicted_Sentiment"),
+    "qqp": ("para", "Predicted_Is_Paraphrase"),
+    "sts": ("sts", "Predicted_Similiary"),
+}
+
+
+class Commands(TyperGroup):
+    """Commands whose MtlibErrors become one message on stderr and the error's exit code."""
+
+    def invoke(self, ctx):
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except MtlibError as error:
+            typer.echo(f"mtlib: {error}", err=True)
+            raise typer.Exit(error.exit_code) from None
+
+
+class Split(StrEnum):
+    """A split of a corpus."""
+
+    TRAIN = "train"
+    DEV = "dev"
+    TEST = "test"
+
+
+app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+data_app = typer.Typer(no_args_is_help=True, help="Look at a corpus.")
+app.add_typer(data_app, name="data")
+
+CorpusOption = Annotated[str, typer.Option("--corpus", help='"sample", "hub" or a folder of CSV files')]
+ResultsOption = Annotated[Path, typer.Option("--results", help="where runs and notebooks are kept")]
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="id or name of a finished run, or its folder")]
+Pairs = list[str]
+
+
+@app.callback()
+def main():
+    """One encoder, many tasks."""
+    warnings.showwarning = lambda message, *_: typer.echo(f"warning: {message}", err=True)
+
+
+@data_app.command("check")
+def check_data(
+    folder: Annotated[str, typer.Argument(help='"sample", "hub" or a folder of CSV files')],
+    encoder: Annotated[str, typer.Option(help="whose tokens are counted")] = "minilm",
+):
+    """Print counts, label balance, token lengths, leakage, and every fault with file and line."""
+    from mtlib.data.corpus import check
+    from mtlib.encoders import find_encoder
+
+    _, tokenizer = find_encoder(encoder).load()
+    report = check(folder, tokenizer=tokenizer)
+    typer.echo(str(report))
+    raise typer.Exit(report.exit_code)
+
+
+@app.command()
+def train(
+    preset: Annotated[str, typer.Option(help="smoke, tour, laptop, paper or a YAML file")] = "tour",
+    corpus: Annotated[str | None, typer.Option(help='"sample", "hub" or a folder (default: the preset\'s)')] = None,
+    changes: Annotated[Pairs | None, typer.Option("--set", metavar="KEY=VALUE", help="an experiment field")] = None,
+    results: ResultsOption = Path("results"),
+    allow_inexact: Annotated[bool, typer.Option(help="continue a run begun elsewhere, though not bit by bit")] = False,
+):
+    """Train, or continue the identical run that was interrupted, or load the one that is finished."""
+    import mtlib
+    from mtlib.notebooks import parse_scalar
+
+    experiment = mtlib.experiment(preset, **{key: parse_scalar(text) for key, text in pairs(changes, "--set")})
+    source = mtlib.load_corpus(corpus or mtlib.preset(preset).corpus, experiment.tasks)
+    run = mtlib.fit(experiment, source, results, allow_inexact=allow_inexact)
+    print_scores(run.scores)
+    typer.echo(f"{run.seconds:.0f} s, stored in {run.path}")
+
+
+@app.command()
+def evaluate(
+    run: RunArgument,
+    corpus: CorpusOption = "sample",
+    split: Split = Split.DEV,
+    results: ResultsOption = Path("results"),
+):
+    """Score a finished run on a labelled split."""
+    from mtlib.training.evaluation import scores
+
+    frames = predicted(run, corpus, split, results)
+    if unlabelled := [name for name, frame in frames.items() if "label" not in frame]:
+        raise DataError(f"corpus {corpus}, {split}: expected labels to score with, found none for {unlabelled[0]}")
+    print_scores(scores(frames))
+
+
+@app.command()
+def predict(
+    run: RunArgument,
+    corpus: CorpusOption = "sample",
+    split: Split = Split.TEST,
+    output: Annotated[Path, typer.Option(help="folder of the predictions")] = Path("predictions"),
+    results: ResultsOption = Path("results"),
+):
+    """Write a finished run's predictions: `SPLIT-TASK.csv` with probabilities, and the CS224N submission files."""
+    from mtlib.training.files import make_folder, storage, write_atomic
+
+    frames = predicted(run, corpus, split, results)
+    with storage("create", output):
+        make_folder(output.absolute())
+    for task, frame in frames.items():
+        files = {f"{split}-{task}.csv": frame.to_csv(index=False, lineterminator="\n")}
+        if task in SUBMISSION:
+            stem, column = SUBMISSION[task]
+            files[f"{stem}-{split}-output.csv"] = submission(frame, column, as_float=task != "sst")
+        for name, text in files.items():
+            write_atomic(output / name, text.encode())
+            typer.echo(f"{output / name}: {len(frame)} predictions")
+
+
+@app.command()
+def runs(results: ResultsOption = Path("results")):
+    """List the runs there are, with their settings, status and scores."""
+    import mtlib
+
+    table = mtlib.RunStore(results).table()
+    typer.echo(table.to_string(index=False, float_format="{:.3f}".format, na_rep="") if len(table) else "no runs yet")
+
+
+@app.command()
+def run(
+    stage: Annotated[str | None, typer.Argument(help="a notebook of the notebooks folder, such as 01_baseline")] = None,
+    parameters: Annotated[
+        Pairs | None, typer.Option("-p", "--parameter", metavar="NAME=VALUE", help="a value for the parameters cell")
+    ] = None,
+    path: Annotated[Path | None, typer.Option(help="a notebook that lies elsewhere")] = None,
+    timeout: Annotated[float | None, typer.Option(min=0, help="seconds a cell may take")] = None,
+    results: ResultsOption = Path("results"),
+):
+    """Execute a notebook with parameters; its prints appear here."""
+    from mtlib import notebooks
+
+    if (stage is None) == (path is None):
+        raise ConfigurationError("expected the name of a stage, or --path with a notebook's path, one of the two")
+    known = notebooks.read_parameters(notebooks.find_stage(path or stage))
+    given = pairs(parameters, "-p")
+    values = {name: known[name].parse(text) if name in known else text for name, text in given}
+    executed = notebooks.run_notebook(path or stage, values, results=results, timeout=timeout)
+    typer.echo(f"{executed.stem}: done, see {executed}")
+
+
+def pairs(texts: list[str] | None, option: str) -> list[tuple[str, str]]:
+    """`KEY=VALUE` arguments as pairs; raises ConfigurationError for a malformed or repeated one."""
+    split = [text.partition("=") for text in texts or []]
+    for text, (key, equals, _) in zip(texts or [], split, strict=True):
+        if not (key and equals):
+            raise ConfigurationError(f"{option} {text}: expected {option} name=value")
+        if sum(other == key for other, _, _ in split) > 1:
+            raise ConfigurationError(f"{option} {text}: {key!r} is given twice")
+    return [(key, value) for key, _, value in split]
+
+
+def predicted(reference: str, source: str, split: Split, results: Path) -> dict:
+    """Predictions of a finished run by task; raises DataError when the corpus has no such split."""
+    import mtlib
+    from mtlib.data.batches import TokenizedSplit
+    from mtlib.training.device import Device
+    from mtlib.training.evaluation import predict_all
+
+    folder = Path(reference)
+    run = mtlib.Run(folder) if (folder / "config.json").is_file() else mtlib.RunStore(results).get(reference)
+    model = run.model()
+    corpus = mtlib.load_corpus(source, model.tasks)
+    frames = {task: getattr(corpus[task.name], split) for task in model.tasks}
+    if missing := [task.name for task, frame in frames.items() if frame is None]:
+        raise DataError(f"corpus {source}: expected a {split} split of every task, found none of {missing[0]}")
+    splits = {task.name: TokenizedSplit(task, frames[task], model.tokenizer, model.max_tokens) for task in model.tasks}
+    device = Device(run.experiment.precision)
+    with device.autocast():
+        return predict_all(model.to(device.device), splits)
+
+
+def submission(frame, column: str, as_float: bool) -> str:
+    """The course's layout: `id \\t Predicted_Sentiment `, then lines `id , 3 `."""
+    values = frame["prediction"].astype(float) if as_float else frame["prediction"]
+    lines = [f"{name} , {value} " for name, value in zip(frame["id"], values.tolist(), strict=True)]
+    return "\n".join([f"id \t {column} ", *lines, ""])
+
+
+def print_scores(scores: dict[str, float]) -> None:
+    """One line a score."""
+    for name, score in scores.items():
+        typer.echo(f"{name:10s} {score:.3f}")

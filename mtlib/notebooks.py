@@ -1,0 +1,370 @@
+"""The notebook runner: papermill with the rules that make an executed notebook trustworthy.
+
+A stage is complete when its last cell has been reached, not when nothing complained: the runner appends a
+sentinel cell with a random word and looks for its output. Parameters are checked against the typed `parameters` cell
+before a kernel starts. The kernel is this interpreter, and dies with the process that started it.
+"""
+
+import ast
+import ctypes
+import difflib
+import json
+import logging
+import os
+import re
+import secrets
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from mtlib.config import label
+from mtlib.errors import ConfigurationError, StageError
+from mtlib.training.files import RunLock, make_folder, storage, write_json
+
+TYPES = {t.__name__: t for t in (str, int, float, bool, list, dict)}
+PR_SET_PDEATHSIG = 1
+
+
+def project_root() -> Path:
+    """The folder stages run in: the nearest one, from the current folder up, with `notebooks` and `presets`.
+
+    Without one, the checkout this module lies in, or else the current folder.
+    """
+    here, checkout = Path.cwd(), Path(__file__).resolve().parents[1]
+    for folder in (here, *here.parents, checkout):
+        if (folder / "notebooks").is_dir() and (folder / "presets").is_dir():
+            return folder
+    return here
+
+
+def find_stage(stage: str | Path) -> Path:
+    """The notebook of `stage`: a str is a name inside the notebooks folder, a Path is that very file.
+
+    Raises ConfigurationError for an unknown name, or one that leads out of the notebooks folder.
+    """
+    if isinstance(stage, Path):
+        if stage.suffix != ".ipynb" or not stage.is_file():
+            raise ConfigurationError(f"{stage}: expected an existing .ipynb file")
+        return stage.resolve()
+    folder = (project_root() / "notebooks").resolve()
+    path = folder / f"{stage.removesuffix('.ipynb')}.ipynb"
+    if path.resolve().parent != folder:
+        raise ConfigurationError(
+            f"stage {stage!r}: not in {folder}; a notebook elsewhere is given by its path (--path)"
+        )
+    if not path.is_file():
+        names = sorted(file.stem for file in folder.glob("*.ipynb"))
+        raise ConfigurationError(f"unknown stage {stage!r}{_nearest(stage, names)}; expected one of {', '.join(names)}")
+    return path
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One line of a parameters cell, `name: type = default`."""
+
+    name: str
+    annotation: str
+    default: Any
+
+    @property
+    def type(self) -> TypeAdapter:
+        """Strict validator of the annotated type: no number in a text, no bool for an int, no nan or infinity."""
+        return TypeAdapter(eval(self.annotation, {"__builtins__": {}}, TYPES), config=STRICT)
+
+    def check(self, value: Any, where: str) -> Any:
+        """`value` as the annotated type; raises ConfigurationError naming `where`."""
+        try:
+            return self.type.validate_python(value)
+        except ValidationError:
+            expected = f"expected {self.annotation}, found {type(value).__name__} {value!r}"
+            raise ConfigurationError(f"{where}: parameter {self.name!r}: {expected}") from None
+
+    def parse(self, text: str) -> Any:
+        """The value that `text` from a command line means for this parameter (a str keeps the text as it stands)."""
+        return text if self.annotation == "str" else parse_scalar(text)
+
+
+STRICT = ConfigDict(strict=True, allow_inf_nan=False)
+
+
+def parse_scalar(text: str) -> Any:
+    """The YAML value of `text`; unlike YAML 1.1, `1e-5` is a number. Raises ConfigurationError."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigurationError(f"{text!r}: expected a YAML value") from None
+    if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
+        return float(value)
+    return value
+
+
+def read_parameters(path: Path) -> dict[str, Parameter]:
+    """The typed parameters of the notebook at `path`, by name.
+
+    Raises ConfigurationError when it is no notebook, has not exactly one cell tagged `parameters`, or a line of that
+    cell is not `name: type = default` with a literal default of that type.
+    """
+    return _parameters_of(_load(path), path.name)
+
+
+def run_notebook(
+    stage: str | Path, parameters: dict[str, Any], *, results: str | Path = "results", timeout: float | None = None
+) -> Path:
+    """Execute one stage and return the executed notebook, `<results>/notebooks/<preset>-<corpus>/<stage>.ipynb`.
+
+    While it runs the file is called `<stage>.running.ipynb`, after an error `<stage>.failed.ipynb`, and
+    `<stage>.status.json` tells the same (see `stage_status`). timeout: seconds a cell may take.
+    Raises ConfigurationError before a kernel starts (unknown stage or parameter, wrong type), LockedError when
+    another process runs the same stage, StageError naming the cell when it raises, dies, exits or takes too long.
+    """
+    path, root = find_stage(stage), project_root()
+    notebook = _load(path)
+    known = _parameters_of(notebook, path.name)
+    if unknown := [name for name in parameters if name not in known]:
+        hint = _nearest(unknown[0], list(known))
+        raise ConfigurationError(f"{path.name}: unknown parameter {unknown[0]!r}{hint}; expected {', '.join(known)}")
+    if "results" in known:
+        parameters = {"results": str(results), **parameters}
+    parameters = {name: known[name].check(value, path.name) for name, value in parameters.items()}
+
+    values = {name: parameter.default for name, parameter in known.items()} | parameters
+    folder = (root / results / "notebooks" / label(values.get("preset"), values.get("corpus"))).absolute()
+    with storage("create", folder):
+        make_folder(folder)
+    with RunLock(folder / f".{path.stem}.lock"):
+        return _run(notebook, path.stem, parameters, folder, root, timeout)
+
+
+def stage_status(executed: Path) -> dict[str, Any]:
+    """What became of the stage whose executed notebook is (or would be) at `executed`.
+
+    `status` is "missing", "running", "complete", "failed" (with `cell` and `message`) or "interrupted": stopped by
+    a signal, or its process is gone without a last word.
+    """
+    file = executed.with_suffix(".status.json")
+    if not file.is_file():
+        return {"status": "missing"}
+    status = json.loads(file.read_text(encoding="utf-8"))
+    here = status.get("host") == socket.gethostname()
+    if status["status"] == "running" and here and _started(status["pid"]) != status["started"]:
+        status["status"] = "interrupted"
+    return status
+
+
+def _run(notebook, stem: str, parameters: dict, folder: Path, root: Path, timeout: float | None) -> Path:
+    running, failed, complete = (folder / f"{stem}{end}.ipynb" for end in (".running", ".failed", ""))
+    for leftover in (running, failed):
+        leftover.unlink(missing_ok=True)
+    status = {"status": "running", "pid": os.getpid(), "started": _started(os.getpid()), "host": socket.gethostname()}
+    status |= {"begun": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "parameters": parameters}
+    clock = time.monotonic()
+
+    def record(**news):
+        status.update(news)
+        write_json(complete.with_suffix(".status.json"), status)
+
+    record()
+    progress = _Progress(stem, sum(cell.cell_type == "code" for cell in notebook.cells))
+    try:
+        _execute(notebook, running, parameters, root, timeout, progress)
+    except BaseException as error:
+        ending = "failed" if isinstance(error, Exception) else "interrupted"
+        message = _explain(error, timeout)
+        if running.exists():
+            running.replace(failed)
+        record(status=ending, cell=progress.cell, message=message, seconds=round(time.monotonic() - clock, 1))
+        if ending == "interrupted":
+            raise
+        raise StageError(f"{stem}: code cell {progress.cell}: {message}; see {_short(failed, root)}") from error
+    running.replace(complete)
+    record(status="complete", seconds=round(time.monotonic() - clock, 1))
+    return complete
+
+
+def _execute(notebook, output: Path, parameters: dict, root: Path, timeout: float | None, progress: "_Progress"):
+    """Run all cells, writing `output` as they finish; raises unless the sentinel behind the last cell answered."""
+    import nbformat
+    import papermill
+
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)
+    sentinel = nbformat.v4.new_code_cell(repr(secrets.token_hex(16)))
+    notebook.cells.append(sentinel)
+    try:
+        with _terminable(), tempfile.TemporaryDirectory(prefix="mtlib-") as sockets:
+            executed = papermill.execute_notebook(
+                notebook,
+                output,
+                parameters,
+                kernel_name="python3",
+                language="python",
+                cwd=root,
+                progress_bar=False,
+                stdout_file=progress,
+                stderr_file=progress,
+                execution_timeout=timeout,
+                kernel_manager_class=_kernel_manager(Path(sockets)),
+                on_cell_start=progress.start,
+            )
+        if [answer.get("data", {}).get("text/plain") for answer in executed.cells[-1].outputs] != [sentinel.source]:
+            raise RuntimeError("the notebook was left (sys.exit or the like) before its end")
+    finally:
+        if output.exists():
+            executed = nbformat.read(output, as_version=4)
+            executed.cells = [cell for cell in executed.cells if cell.source != sentinel.source]
+            executed.metadata.get("papermill", {}).pop("input_path", None)
+            nbformat.write(executed, output)
+
+
+def _explain(error: BaseException, timeout: float | None) -> str:
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    match error:
+        case PapermillExecutionError():
+            return f"{error.ename}: {error.evalue}"
+        case CellTimeoutError():
+            return f"took longer than {timeout} s"
+        case DeadKernelError():
+            return "the kernel died"
+        case KeyboardInterrupt() | SystemExit():
+            return "stopped by a signal"
+        case RuntimeError():
+            return str(error)
+    return f"{type(error).__name__}: {error}"
+
+
+class _Progress:
+    """Where the kernel's prints go: to stdout, each line behind the stage's name; counts the cells as they start."""
+
+    def __init__(self, stem: str, cells: int):
+        self.stem, self.cells, self.cell, self.line = stem, cells, 0, ""
+
+    def start(self, cell, cell_index: int) -> None:
+        """nbclient's hook before each cell; headings become lines of progress."""
+        if cell.cell_type == "code" and "injected-parameters" not in cell.metadata.get("tags", []):
+            self.cell = min(self.cell + 1, self.cells)
+        elif cell.cell_type == "markdown" and (heading := re.match(r"#+ +(.+)", cell.source)):
+            self.write(f"[{self.cell}/{self.cells}] {heading[1]}\n")
+
+    def write(self, text: str) -> None:
+        """Print the complete lines of `text`; of a line that overwrites itself only its last state is kept."""
+        *lines, self.line = (self.line + text).split("\n")
+        for line in lines:
+            print(f"{self.stem} | {line.rstrip().rsplit(chr(13), 1)[-1]}", flush=True)
+
+    def flush(self) -> None:
+        """Nothing is held back but the line that is still being written."""
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends this block like an exception does, so that kernel and status are looked after."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number, frame):
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _kernel_manager(folder: Path) -> type:
+    """A kernel manager that knows one kernel, this interpreter, whatever kernelspecs are installed.
+
+    It talks over sockets in `folder`, so kernels started at the same time cannot take each other's ports.
+    """
+    from jupyter_client import AsyncKernelManager
+    from jupyter_client.kernelspec import KernelSpec
+
+    class ThisInterpreter(AsyncKernelManager):
+        def __init__(self, **settings):
+            transport = "tcp" if sys.platform == "win32" else "ipc"
+            super().__init__(connection_file=str(folder / "kernel.json"), transport=transport, **settings)
+
+        @property
+        def kernel_spec(self) -> KernelSpec:
+            argv = [sys.executable, "-m", "mtlib.notebooks", "-f", "{connection_file}"]
+            return KernelSpec(argv=argv, display_name="Python 3", language="python")
+
+    return ThisInterpreter
+
+
+def _launch_kernel() -> None:
+    """Become an IPython kernel that ends with its parent: by signal on Linux, by ipykernel's own polling elsewhere."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != int(os.environ.get("JPY_PARENT_PID", os.getppid())):
+            sys.exit("the process that started this kernel is gone")
+    from ipykernel.kernelapp import launch_new_instance
+
+    os.environ.setdefault("MTLIB_PROGRESS", "lines")
+    launch_new_instance()
+
+
+def _load(path: Path):
+    import nbformat
+
+    try:
+        return nbformat.read(path, as_version=4)
+    except (nbformat.reader.NotJSONError, nbformat.ValidationError, KeyError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path}: not a notebook ({type(error).__name__})") from None
+
+
+def _parameters_of(notebook, name: str) -> dict[str, Parameter]:
+    cells = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    if len(cells) != 1:
+        raise ConfigurationError(f"{name}: expected one cell tagged 'parameters', found {len(cells)}")
+    parameters = {}
+    try:
+        lines = ast.parse(cells[0].source).body
+    except SyntaxError as error:
+        raise ConfigurationError(f"{name}: parameters cell, line {error.lineno}: {error.msg}") from None
+    for line in lines:
+        where, found = f"{name}: parameters cell, line {line.lineno}", ast.unparse(line)
+        if not (isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and line.value):
+            raise ConfigurationError(f"{where}: expected `name: type = default`, found `{found}`")
+        try:
+            parameter = Parameter(line.target.id, ast.unparse(line.annotation), ast.literal_eval(line.value))
+            parameter.check(parameter.default, where)
+        except (NameError, TypeError, ValueError):
+            raise ConfigurationError(f"{where}: expected a literal of {', '.join(TYPES)}, found `{found}`") from None
+        parameters[parameter.name] = parameter
+    return parameters
+
+
+def _nearest(name: str, names: list[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def _started(pid: int) -> float | None:
+    """When process `pid` started, or None when there is none."""
+    try:
+        return psutil.Process(pid).create_time()
+    except psutil.NoSuchProcess:
+        return None
+
+
+def _short(path: Path, root: Path) -> Path:
+    return path.relative_to(root) if path.is_relative_to(root) else path
+
+
+if __name__ == "__main__":
+    _launch_kernel()

@@ -1,0 +1,130 @@
+"""The `mtlib` command: its files, its messages, its exit codes."""
+
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+import mtlib
+from mtlib.cli import app, submission
+
+COLUMNS = {
+    "ids-sst": (["sentence"], "sentiment", [i % 5 for i in range(20)]),
+    "quora": (["sentence1", "sentence2"], "is_duplicate", [float(i % 2) for i in range(20)]),
+    "sts": (["sentence1", "sentence2"], "similarity", [i % 11 / 2 for i in range(20)]),
+}
+
+
+def invoke(*arguments, code=0):
+    """Output of `mtlib <arguments>`, checked to end with `code`."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == code, f"{result.output}\n{result.exception!r}"
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """A small corpus in the CS224N layout, its test files without labels."""
+    folder = tmp_path_factory.mktemp("corpus")
+    for stem, (texts, label, labels) in COLUMNS.items():
+        for split in ("train", "dev", "test-student"):
+            frame = pd.DataFrame({"id": [f"{stem}{split}{i}" for i in range(20)]})
+            for column in texts:
+                frame[column] = [f"the {split} {column} says word{i} and word{7 * i % 20}" for i in range(20)]
+            if split != "test-student":
+                frame[label] = labels
+            frame.to_csv(folder / f"{stem}-{split}.csv", sep="\t")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(corpus, tmp_path_factory):
+    """Results folder with one finished run, trained by the command."""
+    results = tmp_path_factory.mktemp("results")
+    changes = ["--set", "epochs=1", "--set", "steps=3", "--set", "learning_rate=1e-4", "--set", "name=small"]
+    output = invoke("train", "--preset", "smoke", "--corpus", corpus, *changes, "--results", results)
+    assert "stored in" in output
+    return results
+
+
+def test_data_check_counts_and_names_every_fault(corpus, tmp_path):
+    output = invoke("data", "check", corpus, "--encoder", "tiny")
+    assert "tokens" in output
+    assert "faults: 0" in output
+    for file in corpus.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    broken = tmp_path / "ids-sst-dev.csv"
+    broken.write_text(broken.read_text().replace("\t1\n", "\t7\n", 1))
+    output = invoke("data", "check", tmp_path, "--encoder", "tiny", code=65)
+    assert "faults: 1" in output
+    assert "ids-sst-dev.csv:3" in output
+
+
+def test_train_evaluate_and_runs_agree(corpus, trained):
+    run = mtlib.RunStore(trained).get("small")
+    assert run.experiment.learning_rate == 1e-4
+    assert run.experiment.steps == 3
+    table = invoke("runs", "--results", trained)
+    assert run.id in table
+    assert f"{run.scores['mean']:.3f}" in table
+    for reference in ("small", run.path):
+        scores = dict(
+            line.split()
+            for line in invoke("evaluate", reference, "--corpus", corpus, "--results", trained).splitlines()
+        )
+        assert {"sst", "qqp", "sts", "mean", "evenness"} <= scores.keys()
+        assert 0 <= float(scores["mean"]) <= 1
+
+
+def test_predict_writes_the_submission_layout_and_the_probabilities(corpus, trained, tmp_path):
+    invoke("predict", "small", "--corpus", corpus, "--results", trained, "--output", tmp_path / "predictions")
+    full = pd.read_csv(tmp_path / "predictions" / "test-sst.csv")
+    assert list(full) == ["id", "prediction", "p0", "p1", "p2", "p3", "p4"]
+    assert (full.filter(regex="p.$").sum(axis=1) - 1).abs().max() < 1e-6
+    header = {"sst": "Predicted_Sentiment", "para": "Predicted_Is_Paraphrase", "sts": "Predicted_Similiary"}
+    for (stem, column), source in zip(header.items(), COLUMNS, strict=True):
+        lines = (tmp_path / "predictions" / f"{stem}-test-output.csv").read_text().splitlines()
+        assert lines[0] == f"id \t {column} "
+        assert [line.split(" , ")[0] for line in lines[1:]] == [f"{source}test-student{i}" for i in range(20)]
+        assert all(line.endswith(" ") for line in lines)
+        values = [line.split(" , ")[1].strip() for line in lines[1:]]
+        assert stem != "sst" or set(values) <= set("01234")
+        assert stem != "para" or set(values) <= {"0.0", "1.0"}
+    invoke("evaluate", "small", "--corpus", corpus, "--results", trained, "--split", "test", code=65)
+
+
+def test_the_submission_layout_is_the_course_s():
+    frame = pd.DataFrame({"id": ["a", "b"], "prediction": [3, 0]})
+    assert submission(frame, "Predicted_Sentiment", as_float=False) == "id \t Predicted_Sentiment \na , 3 \nb , 0 \n"
+    assert submission(frame, "X", as_float=True) == "id \t X \na , 3.0 \nb , 0.0 \n"
+
+
+@pytest.mark.parametrize(
+    "arguments, code, message",
+    [
+        (["train", "--preset", "smoke", "--set", "learing_rate=1"], 64, "did you mean 'learning_rate'"),
+        (["train", "--preset", "smoke", "--set", "steps"], 64, "--set steps: expected --set name=value"),
+        (["train", "--preset", "smoke", "--set", "steps=1", "--set", "steps=2"], 64, "'steps' is given twice"),
+        (["train", "--preset", "smok"], 64, "did you mean 'smoke'"),
+        (["train", "--preset", "smoke", "--corpus", "/nowhere"], 65, "/nowhere"),
+        (["evaluate", "nothing"], 64, "nothing"),
+        (["run", "nothing"], 64, "unknown stage 'nothing'"),
+        (["run", "../x"], 64, "given by its path"),
+        (["run"], 64, "--path"),
+    ],
+)
+def test_a_fault_is_one_message_and_its_exit_code(arguments, code, message, tmp_path):
+    if arguments[0] in ("train", "evaluate"):
+        arguments = [*arguments, "--results", str(tmp_path)]
+    assert message in invoke(*arguments, code=code)
+
+
+def test_the_command_itself_prints_no_traceback():
+    command = [sys.executable, "-m", "mtlib", "run", "nothing"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 64
+    assert done.stdout == ""
+    assert done.stderr.startswith("mtlib: unknown stage 'nothing'")
+    assert "Traceback" not in done.stderr
