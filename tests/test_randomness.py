@@ -5,11 +5,14 @@ import random
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
 from mtlib import randomness
+
+settings.register_profile("shared machine", deadline=None)
+settings.load_profile("shared machine")
 
 ARGUMENTS = st.tuples(st.integers(), st.text(st.characters(min_codepoint=32, exclude_categories=["Cs"]))).flatmap(
     lambda head: st.lists(st.integers(), max_size=4).map(lambda counters: (*head, *counters))

@@ -7,11 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from mtlib.errors import MtlibError
 from mtlib.training import checkpoints, files
 from mtlib.training.checkpoints import Checkpoint, CheckpointStore
+
+settings.register_profile("shared machine", deadline=None)
+settings.load_profile("shared machine")
 
 NAMES = ["manifest.json", "state.json", "tensors.safetensors"]
 JSON = st.recursive(

@@ -54,13 +54,27 @@ def test_every_truncation_is_detected(tmp_path):
     assert damage_everywhere(tmp_path, lambda data: (data[:length] for length in range(len(data)))) > 500
 
 
+def flip(data: bytes, place: int, bit: int) -> bytes:
+    return data[:place] + bytes([data[place] ^ 1 << bit]) + data[place + 1 :]
+
+
+def test_every_flipped_byte_leads_to_the_previous_checkpoint(tmp_path):
+    assert damage_everywhere(tmp_path, lambda data: (flip(data, p, p % 8) for p in range(len(data)))) > 500
+
+
 def test_every_flipped_bit_is_detected(tmp_path):
-    def flips(data):
+    store = store_of(tmp_path, 2)
+    (stored,) = store._stored()
+    for path in stored.path.iterdir():
+        data = path.read_bytes()
         for place in range(len(data)):
             for bit in range(8):
-                yield data[:place] + bytes([data[place] ^ 1 << bit]) + data[place + 1 :]
-
-    assert damage_everywhere(tmp_path, flips) > 4000
+                with open(path, "wb") as file:
+                    file.write(flip(data, place, bit))
+                with pytest.raises(CheckpointError):
+                    checkpoints._load(tmp_path, stored)
+        path.write_bytes(data)
+    assert same(store.latest(), 2)
 
 
 def test_every_other_value_of_every_manifest_byte_is_detected():
