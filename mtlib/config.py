@@ -48,7 +48,7 @@ class Optimisation(Strict):
     start_from: name or id of a finished run (pretraining or training) whose weights the run starts from.
     epochs, steps: epochs of `steps` optimizer steps each, whatever the sampler. batch_size: examples (or pairs) a step.
     learning_rate, weight_decay (none on biases and LayerNorm), betas: AdamW's.
-    warmup: share of all steps over which the learning rate rises linearly from 0.
+    warmup: share of all steps over which the learning rate rises linearly to its value.
     schedule: "constant"; "linear", down to 0 at the last step; or "halve", times 0.5 after three
         consecutive epochs of rising total loss.
     clip: largest gradient norm.
@@ -253,22 +253,29 @@ def label(preset: str | None, corpus: str | None) -> str:
     return re.sub(r"[^\w.-]+", "_", "-".join(parts)) or "default"
 
 
-def experiment(start: str = "tour", /, **changes) -> Experiment:
-    """The experiment of a preset with `changes` to its fields.
+def experiment(start: str | Preset = "tour", /, **changes) -> Experiment:
+    """The experiment of a preset (its name, or the preset itself) with `changes` to its fields.
 
     Raises ConfigurationError naming the key, what was expected and what was found.
     """
-    return checked(Experiment, {**preset(start).experiment, **changes}, f"experiment from preset {start}")
+    chosen, where = _chosen(start)
+    return checked(Experiment, {**chosen.experiment, **changes}, f"experiment from {where}")
 
 
-def pretraining(start: str = "tour", /, **changes) -> Pretraining:
-    """The pretraining of a preset with `changes` to its fields; encoder and pooling are those of its experiment.
+def pretraining(start: str | Preset = "tour", /, **changes) -> Pretraining:
+    """The pretraining of a preset (its name, or the preset itself) with `changes` to its fields.
+
+    Encoder, pooling, longest input and precision are those of the preset's experiment.
 
     Raises ConfigurationError naming the key, what was expected and what was found.
     """
-    chosen = preset(start)
+    chosen, where = _chosen(start)
     shared = {key: chosen.experiment[key] for key in SHARED if key in chosen.experiment}
-    return checked(Pretraining, {**shared, **chosen.pretraining, **changes}, f"pretraining from preset {start}")
+    return checked(Pretraining, {**shared, **chosen.pretraining, **changes}, f"pretraining from {where}")
+
+
+def _chosen(start: str | Preset) -> tuple[Preset, str]:
+    return (start, "a preset") if isinstance(start, Preset) else (preset(start), f"preset {start}")
 
 
 def checked(kind: type[BaseModel], content, where: str):

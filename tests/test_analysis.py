@@ -84,6 +84,38 @@ def test_tsne_is_deterministic_keeps_blobs_apart_and_is_cached(tmp_path, monkeyp
         a.tsne(embeddings, 10, 260, cache=tmp_path)
 
 
+def test_embeddings_are_computed_once_for_each_weights_and_texts(tmp_path):
+    loaded = []
+
+    class Lengths:
+        def embed(self, texts):
+            return np.array([[len(text), 1] for text in texts], np.float32)
+
+    def load():
+        loaded.append(1)
+        return Lengths()
+
+    first = a.embedded(load, "w", ["a", "bcd"], cache=tmp_path)
+    assert first.tolist() == [[1, 1], [3, 1]] and len(loaded) == 1
+    assert (a.embedded(load, "w", ["a", "bcd"], cache=tmp_path) == first).all() and len(loaded) == 1
+    for weights, texts in (("v", ["a", "bcd"]), ("w", ["abc", "d"]), ("w", ["a", "bce"])):
+        a.embedded(load, weights, texts, cache=tmp_path)
+    assert len(loaded) == 4 and len(list(tmp_path.iterdir())) == 4
+    np.save(next(tmp_path.iterdir()), np.zeros((5, 2)))
+    with pytest.raises(CheckpointError, match="expected shape"):
+        for weights, texts in (("w", ["a", "bcd"]), ("v", ["a", "bcd"]), ("w", ["abc", "d"]), ("w", ["a", "bce"])):
+            a.embedded(load, weights, texts, cache=tmp_path)
+
+
+def test_purity_in_the_plane_is_by_euclidean_distance():
+    """Points on one ray have the same direction, so cosine cannot tell them apart; the plane can."""
+    plane = np.array([[radius, radius] for radius in (1, 1.1, 1.2, 9, 9.1, 9.2)])
+    labels = np.array([0, 0, 0, 1, 1, 1])
+    assert a.purities(plane, labels, 2, metric="euclidean").tolist() == [1] * 6
+    assert a.silhouette(plane, labels, metric="euclidean").value > 0.9
+    assert a.silhouette(plane, labels).value < 0.5
+
+
 def test_confusion_agrees_with_sklearn():
     random = np.random.default_rng(0)
     labels, predictions = random.integers(0, 5, 300), random.integers(0, 5, 300)

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 import mtlib
 from mtlib.cli import app, submission
+from mtlib.study.grids import Study
 
 COLUMNS = {
     "ids-sst": (["sentence"], "sentiment", [i % 5 for i in range(20)]),
@@ -99,6 +100,27 @@ def test_the_submission_layout_is_the_course_s():
     frame = pd.DataFrame({"id": ["a", "b"], "prediction": [3, 0]})
     assert submission(frame, "Predicted_Sentiment", as_float=False) == "id \t Predicted_Sentiment \na , 3 \nb , 0 \n"
     assert submission(frame, "X", as_float=True) == "id \t X \na , 3.0 \nb , 0.0 \n"
+
+
+def test_tables_and_figures_come_from_finished_runs_alone(corpus, tmp_path):
+    study = ["--preset", "smoke", "--corpus", corpus, "--results", tmp_path]
+    assert "no run is finished" in invoke("tables", *study, code=66)
+    Study("smoke", str(corpus), tmp_path, progress="none").baseline()
+    runs = list((tmp_path / "runs").iterdir())
+    output = invoke("figures", *study, "--figures", tmp_path / "figures")
+    folder = tmp_path / "figures" / f"smoke-{corpus.name}"
+    assert f"{folder}: learning_curves\n" in output
+    assert "missing: figure_1b: run baseline-smart-" in output
+    assert sorted(path.name for path in folder.iterdir()) == ["learning_curves.pdf", "learning_curves.png"]
+    assert list((tmp_path / "runs").iterdir()) == runs
+
+
+def test_training_writes_a_model_card_and_card_writes_it_anew(trained):
+    path = mtlib.RunStore(trained).get("small").path / "model" / "README.md"
+    text = path.read_text()
+    path.unlink()
+    assert invoke("card", "small", "--results", trained).strip() == str(path)
+    assert path.read_text() == text
 
 
 @pytest.mark.parametrize(

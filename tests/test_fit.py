@@ -18,6 +18,7 @@ from mtlib.tasks import QQP, SST, STS, TASKS, Task
 from mtlib.training import loop
 from mtlib.training.evaluation import choosing_mean, in_choosing_half, limited, scores
 from mtlib.training.runs import Run, RunStore
+from mtlib.training.start import Start
 
 STATE = ("history", "best", "sums", "counts", "learning_rate")
 
@@ -89,7 +90,7 @@ def test_the_first_step_is_adamw_on_the_task_loss(corpus, tmp_path):
     """One round-robin step, recomputed with torch's own plain AdamW, decay only on matrices, gradient clipped to 1."""
     experiment = smoke(epochs=1, steps=1, precision="float32", weight_decay=0.1, tasks=("qqp",))
     run = fit(experiment, corpus, tmp_path)
-    start = loop.Start(experiment, RunStore(tmp_path)).model()
+    start = Start(experiment, RunStore(tmp_path)).model()
     split = start.tokenize(QQP, list(zip(corpus["qqp"].train["text_a"], corpus["qqp"].train["text_b"], strict=True)))
     batch = split.training_batch(0, experiment.batch_size, experiment.seed)
     labels = torch.from_numpy(corpus["qqp"].train["label"].to_numpy()[batch.rows])
@@ -274,13 +275,13 @@ def test_a_corpus_without_a_task_is_refused(tmp_path):
 
 def test_a_run_starts_from_a_finished_one(run, corpus, tmp_path):
     results = run.path.parent.parent
-    start = loop.Start(smoke(start_from=run.id), RunStore(results))
+    start = Start(smoke(start_from=run.id), RunStore(results))
     assert start.fingerprint == run.identity
     stored = run.model().state_dict()
     for name, tensor in start.model().state_dict().items():
         assert torch.equal(tensor, stored[name]), name
     with pytest.raises(ConfigurationError, match="0 runs are so called"):
-        loop.Start(smoke(start_from="nobody"), RunStore(results))
+        Start(smoke(start_from="nobody"), RunStore(results))
 
 
 def test_pretraining_trains_the_encoder_and_leaves_the_heads(corpus, tmp_path):
@@ -289,14 +290,14 @@ def test_pretraining_trains_the_encoder_and_leaves_the_heads(corpus, tmp_path):
     assert run.complete and run.history["train_loss"].iloc[-1] < run.history["train_loss"].iloc[0]
     assert mtlib.pretrain(settings, corpus, tmp_path, progress="none").path == run.path
     assert run.experiment == settings
-    before = loop.Start(settings, RunStore(tmp_path)).model()
+    before = Start(settings, RunStore(tmp_path)).model()
     after = run.model()
     assert torch.equal(before.heads["sst"].weight, after.heads["sst"].weight)
     moved = [
         not torch.equal(a, b) for a, b in zip(before.encoder.parameters(), after.encoder.parameters(), strict=True)
     ]
     assert all(moved[3:])  # the unused rows of the embedding tables move by weight decay alone
-    fine_tuned = loop.Start(smoke(start_from="ranked"), RunStore(tmp_path)).model()
+    fine_tuned = Start(smoke(start_from="ranked"), RunStore(tmp_path)).model()
     assert torch.equal(fine_tuned.encoder.embeddings.LayerNorm.weight, after.encoder.embeddings.LayerNorm.weight)
 
 

@@ -3,11 +3,17 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from transformers import AutoModel, AutoTokenizer
 
 from mtlib.data import lexicon, sample
 from mtlib.data.baselines import bag_of_words, difficulty, majority
 from mtlib.data.corpus import load_corpus
 from mtlib.data.leakage import keys
+from mtlib.encoders import minilm_folder
 from mtlib.errors import ConfigurationError
 from mtlib.tasks import QQP, SST, STS, Task
 
@@ -94,6 +100,29 @@ def test_a_bag_of_words_stays_far_below_the_ceiling_and_above_nothing(corpus):
     assert table["ceiling"].to_dict() == ceiling
     for task, margin in {"sst": 0.3, "qqp": 0.2, "sts": 0.1}.items():
         assert table.loc[task, "bag_of_words"] < ceiling[task] - margin
+
+
+def embeddings(texts):
+    """Mean-pooled MiniLM embeddings of unit length, [texts, 384]."""
+    folder = minilm_folder()
+    encoder, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, len(texts), 100):
+            batch = tokenizer(texts[start : start + 100], padding=True, return_tensors="pt")
+            hidden, mask = encoder(**batch).last_hidden_state, batch["attention_mask"][..., None]
+            parts.append(torch.nn.functional.normalize((hidden * mask).sum(1), dim=1))
+    return torch.cat(parts).numpy()
+
+
+def test_a_pretrained_encoder_passes_the_bag_of_words_without_any_finetuning(corpus):
+    """Logistic regression on frozen embeddings of two thirds of the training reviews."""
+    train, dev = corpus["sst"].train.head(800), corpus["sst"].dev
+    inputs = embeddings([*train["text_a"], *dev["text_a"]])
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.05, max_iter=1000))
+    model.fit(inputs[: len(train)], train["label"])
+    score = SST.score(dev["label"], model.predict(inputs[len(train) :]))
+    assert score > bag_of_words(SST, corpus["sst"].train, dev) + 0.04
 
 
 def test_role_swaps_have_the_same_words_in_another_order_and_are_no_duplicates():

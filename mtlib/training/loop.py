@@ -2,6 +2,7 @@
 
 import time
 from collections import defaultdict
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,7 @@ import torch
 
 from mtlib.config import Experiment, Optimisation
 from mtlib.data.batches import Batch, TokenizedCorpus, TokenizedSplit
-from mtlib.encoders import find_encoder
-from mtlib.errors import CheckpointError, DataError, DivergenceError
-from mtlib.model import MultitaskModel
+from mtlib.errors import CheckpointError, DataError, DivergenceError, StorageError
 from mtlib.objectives.penalty import Penalty, Step
 from mtlib.randomness import seeded
 from mtlib.tasks import TASKS
@@ -23,9 +22,14 @@ from mtlib.training.progress import Progress
 from mtlib.training.runs import Run, RunStore, environment
 from mtlib.training.schedule import learning_rate_factor
 from mtlib.training.signals import Interruption
+from mtlib.training.start import Start
+from mtlib.training.state import gathered, parameter_groups, restore
 
 SCOPE = ("torch", "transformers", "tokenizers", "numpy", "device", "precision", "threads", "world_size")
 """What has to be the same for a resumed run to have the bits of an uninterrupted one."""
+
+NOTED = ("history", "best", "sums", "counts", "seconds")
+"""What a checkpoint holds of a run besides its tensors and the learning rate."""
 
 
 def fit(
@@ -47,11 +51,6 @@ def fit(
     the same run, DataError for a corpus without one of the tasks, and SystemExit(143 or 130) after SIGTERM or SIGINT.
     """
     return carry_out(Training, experiment, corpus, results, progress, minutes, allow_inexact)
-
-
-def find(experiment: Optimisation, corpus, results: Path | str = "results") -> Run:
-    """The run of `experiment` (or of a pretraining) on `corpus`, trained or not: its status says. Trains nothing."""
-    return Start(experiment, RunStore(results)).run_on(corpus)
 
 
 def carry_out(
@@ -77,41 +76,6 @@ def carry_out(
     return run
 
 
-class Start:
-    """The weights a run starts from: an encoder as it is found, or a finished run's."""
-
-    def __init__(self, experiment: Optimisation, store: RunStore):
-        self.experiment, self.store = experiment, store
-        self.run = store.get(experiment.start_from) if experiment.start_from else None
-        if self.run:
-            self.fingerprint = self.run.identity
-        else:
-            self.encoder = find_encoder(experiment.encoder, experiment.encoder_revision, experiment.seed)
-            self.fingerprint = self.encoder.fingerprint
-
-    def run_on(self, corpus) -> Run:
-        """The experiment's run on `corpus`, finished, begun or new."""
-        return self.store.open(self.experiment.name, self.experiment.identity(corpus.fingerprint, self.fingerprint))
-
-    def model(self) -> MultitaskModel:
-        """A new model; heads of tasks that the starting run has are its heads, others are drawn from the seed."""
-        stored = self.run.model() if self.run else None
-        encoder, tokenizer = (stored.encoder, stored.tokenizer) if stored else self.encoder.load()
-        model = MultitaskModel(
-            encoder,
-            tokenizer,
-            [TASKS[name] for name in self.experiment.task_names],
-            pooling=self.experiment.pooling,
-            head_dropout=self.experiment.head_dropout,
-            max_tokens=self.experiment.max_tokens,
-            seed=self.experiment.seed,
-        )
-        for task in stored.tasks if stored else ():
-            if task in model.tasks:
-                model.heads[task.name].load_state_dict(stored.heads[task.name].state_dict())
-        return model
-
-
 def _guarded(training: "Training") -> None:
     """Train and finish; whatever ends it otherwise is written into the run's status."""
     run = training.run
@@ -120,11 +84,10 @@ def _guarded(training: "Training") -> None:
         with Interruption() as interruption:
             training.train(interruption)
         training.finish()
-    except SystemExit:
-        run.set_status("interrupted", step=training.done)
-        raise
     except BaseException as error:
-        run.set_status("failed", step=training.done, error=f"{type(error).__name__}: {error}"[:2000])
+        status = "interrupted" if isinstance(error, SystemExit | KeyboardInterrupt) else "failed"
+        with suppress(StorageError):
+            run.set_status(status, step=training.done, error=f"{type(error).__name__}: {error}"[:2000])
         raise
 
 
@@ -340,41 +303,26 @@ class Training:
         )
 
     def _save(self) -> None:
-        """Everything that cannot be recomputed from the step: weights, moments, teachers, sums, history."""
-        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        for index, moments in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
-        for penalty in self.penalties:
-            tensors |= {f"penalty.{penalty.kind}.{name}": tensor for name, tensor in penalty.state().items()}
-        state = {
-            "history": self.history,
-            "best": self.best,
-            "sums": dict(self.sums),
-            "counts": dict(self.counts),
-            "seconds": self.seconds,
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
-        }
-        self.run.checkpoints.save(self.done, tensors, state)
+        """A checkpoint: everything that cannot be recomputed from the step."""
+        noted = {name: getattr(self, name) for name in NOTED}
+        rate = self.optimizer.param_groups[0]["lr"]
+        self.run.checkpoints.save(
+            self.done, gathered(self.model, self.optimizer, self.penalties), {**noted, "learning_rate": rate}
+        )
 
     def _resume(self) -> None:
         checkpoint = self.run.checkpoints.latest()
         if checkpoint is None:
             return
-        tensors, state = checkpoint.tensors, checkpoint.state
-        self.model.load_state_dict(_under(tensors, "model"))
-        moments: dict[int, dict] = defaultdict(dict)
-        for name, value in _under(tensors, "optimizer").items():
-            index, _, key = name.partition(".")
-            moments[int(index)][key] = value
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": dict(moments), "param_groups": groups})
-        for penalty in self.penalties:
-            penalty.load_state(_under(tensors, f"penalty.{penalty.kind}"))
+        restore(checkpoint.tensors, self.model, self.optimizer, self.penalties)
         for group in self.optimizer.param_groups:
-            group["lr"] = state["learning_rate"]
-        self.history, self.best, self.seconds = state["history"], state["best"], state["seconds"]
-        self.sums.update(state["sums"])
-        self.counts.update(state["counts"])
+            group["lr"] = checkpoint.state["learning_rate"]
+        for name in NOTED:
+            noted = getattr(self, name)
+            if isinstance(noted, defaultdict):
+                noted.update(checkpoint.state[name])
+            else:
+                setattr(self, name, checkpoint.state[name])
         self.done = checkpoint.step
 
     def finish(self) -> None:
@@ -408,10 +356,6 @@ class Training:
         self.progress.end(scores["chosen"], self.seconds)
 
 
-def _under(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    return {name[len(prefix) + 1 :]: tensor for name, tensor in tensors.items() if name.startswith(prefix + ".")}
-
-
 def positions(schedule: np.ndarray) -> np.ndarray:
     """For every step, how many earlier steps had the same task: its batch's place in that task's sequence."""
     places = np.empty_like(schedule)
@@ -419,12 +363,3 @@ def positions(schedule: np.ndarray) -> np.ndarray:
         steps = np.flatnonzero(schedule == task)
         places[steps] = np.arange(len(steps))
     return places
-
-
-def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict]:
-    """AdamW groups: weight decay on matrices, none on biases and LayerNorm (all one-dimensional parameters)."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]

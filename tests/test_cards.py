@@ -1,0 +1,100 @@
+"""Model cards: what the Hub reads of them, what they must say, and that they change nothing."""
+
+import json
+import shutil
+
+import pytest
+from huggingface_hub import ModelCard
+
+import mtlib
+from mtlib.encoders import folder_fingerprint
+from mtlib.study import cards
+from mtlib.training.runs import Run
+
+
+@pytest.fixture
+def copied(run, tmp_path):
+    """A copy of the finished run that a test may alter."""
+    return Run(shutil.copytree(run.path, tmp_path / "runs" / run.id))
+
+
+def with_experiment(run, **changes):
+    """The run with other fields in its config.json."""
+    config = run.read("config.json")
+    config["experiment"] |= changes
+    (run.path / "config.json").write_text(json.dumps(config))
+    return run
+
+
+def test_the_hub_reads_one_result_a_task_and_split_and_they_are_the_run_s(copied):
+    card = ModelCard.load(cards.write_card(copied))
+    assert card.data.library_name == "mtlib" and card.data.model_name == copied.id
+    found = {(r.dataset_config, r.dataset_split): (r.metric_type, r.metric_value) for r in card.data.eval_results}
+    assert len(card.data.eval_results) == len(found) == 6
+    dev = copied.scores
+    expected = {"sst": ("accuracy", dev["sst"]), "qqp": ("accuracy", dev["qqp"]), "sts": ("pearsonr", dev["sts_r"])}
+    for task, (metric, value) in expected.items():
+        assert found[task, "validation"] == (metric, pytest.approx(value, abs=1e-4))
+        assert found[task, "test"][0] == metric
+
+
+def test_the_card_says_data_scores_cost_limits_and_citation(copied):
+    text = cards.write_card(copied).read_text()
+    assert copied.corpus["title"] in text and copied.corpus["fingerprint"] in text
+    for part in ("dev", "reporting half of dev", "test"):
+        assert f"| {part} " in text
+    assert f"{copied.scores['mean']:.3f}" in text and "95 % bootstrap intervals" in text
+    assert f"took {copied.seconds:.0f} s" in text and "began at random" in text
+    assert "Jack of All Trades, Master of Some" in text
+    assert str(copied.path.parent) not in text
+    model = copied.model()
+    assert cards.parameters(copied) == sum(weights.numel() for weights in model.parameters())
+    assert f"{cards.parameters(copied) / 1e6:.1f} million parameters" in text
+
+
+def test_minilm_s_acquaintance_with_quora_is_said_wherever_qqp_is(copied):
+    assert cards.QUORA not in cards.write_card(copied).read_text()
+    minilm = cards.write_card(with_experiment(copied, encoder="minilm")).read_text()
+    assert cards.QUORA in minilm and ModelCard(minilm).data.base_model == "sentence-transformers/all-MiniLM-L6-v2"
+    assert ModelCard(minilm).data.license == "apache-2.0"
+    folder = cards.write_card(with_experiment(copied, encoder="/somewhere/else/encoder")).read_text()
+    assert "/somewhere" not in folder and ModelCard(folder).data.license is None
+
+
+def test_an_undefined_score_is_called_so_and_kept_out_of_the_metadata(copied):
+    frame = copied.predictions("dev", "sts").assign(prediction=2.5)
+    copied.write_frame("predictions/dev-sts.csv", frame)
+    text = cards.write_card(copied).read_text()
+    assert "undefined" in text and "nan" not in text.split("---")[1]
+    splits = {r.dataset_split for r in ModelCard(text).data.eval_results if r.dataset_config == "sts"}
+    assert splits == {"test"}
+
+
+def test_without_labels_on_test_there_are_no_test_scores(copied):
+    for task in copied.experiment.tasks:
+        copied.write_frame(f"predictions/test-{task}.csv", copied.predictions("test", task).drop(columns="label"))
+    assert set(cards.part_scores(copied)["part"]) == {"dev", "reporting half of dev"}
+
+
+def test_a_card_changes_neither_the_model_nor_a_card_that_is_there(copied):
+    before = folder_fingerprint(copied.path / "model")
+    cards.ensure_card(copied)
+    path = cards.card_path(copied)
+    assert path.read_text() == cards.write_card(copied).read_text()
+    assert folder_fingerprint(copied.path / "model") == before and len(copied.model().predict("sst", ["red cat"])) == 1
+    path.write_text("my own words")
+    cards.ensure_card(copied)
+    assert path.read_text() == "my own words"
+
+
+def test_a_run_whose_model_was_taken_away_is_left_alone(copied):
+    shutil.rmtree(copied.path / "model")
+    cards.ensure_card(copied)
+    assert not (copied.path / "model").exists()
+
+
+def test_a_pretrained_encoder_s_card_warns_of_its_heads(corpus, tmp_path):
+    run = mtlib.pretrain(mtlib.pretraining("smoke", name="ranked"), corpus, tmp_path, progress="none")
+    text = cards.write_card(run).read_text()
+    assert "heads are untrained" in text and f"{run.scores['dev_loss']:.3f}" in text
+    assert not ModelCard(text).data.eval_results
