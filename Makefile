@@ -21,7 +21,7 @@ SNAKEMAKE = PATH="$(BIN):$$PATH" $(BIN)/snakemake --cores $$(( $(JOBS) * $(THREA
 	--config preset=$(PRESET) corpus=$(CORPUS) threads=$(THREADS)
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 
-.PHONY: help venv run plan resume test test-all lint format site system clean
+.PHONY: help venv run plan resume test test-all bench lint format site system clean
 
 help:  ## this list
 	@echo "usage: make TARGET [PRESET=$(PRESET)] [CORPUS=$(CORPUS)] [JOBS=$(JOBS)] [THREADS=$(THREADS)]"
@@ -67,6 +67,9 @@ test: lint  ## lint and the quick tests (minutes)
 
 test-all: lint  ## lint and every test, the slow ones too
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) -m ''
+
+bench: $(VENV)/.stamp  ## what a step of each method costs, beside its limit
+	@$(BIN)/python benchmarks/step_cost.py
 
 site: $(VENV)/.stamp-site  ## build the documentation as a web site in docs/_build/html
 	@$(BIN)/jupyter-book build docs

@@ -14,6 +14,11 @@ STAGES = {
     "01_baseline": ["00_data"],
     "02_annealing": ["01_baseline"],
     "03_smart": ["01_baseline", "02_annealing"],
+    "04_mnrl": ["03_smart"],
+    "05_bppo": ["04_mnrl"],
+    "06_ensemble": ["02_annealing", "03_smart", "05_bppo"],
+    "07_tsne": ["04_mnrl"],
+    "08_confusion": ["06_ensemble"],
 }
 
 PRESET = config.get("preset", "tour")

@@ -1,4 +1,4 @@
-"""The `mtlib` command: check data, train, evaluate, predict, list runs, run notebooks."""
+"""The `mtlib` command: check data, train, evaluate, predict, list runs, run notebooks, rebuild tables and figures."""
 
 import warnings
 from enum import StrEnum
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from mtlib.errors import ConfigurationError, DataError, MtlibError
+from mtlib.errors import ConfigurationError, DataError, MissingRunError, MtlibError
 
 SUBMISSION = {  # task -> name of its file and of its column in the CS224N submission
     "sst": ("sst", "Predicted_Sentiment"),
@@ -43,6 +43,10 @@ app.add_typer(data_app, name="data")
 
 CorpusOption = Annotated[str, typer.Option("--corpus", help='"sample", "hub" or a folder of CSV files')]
 ResultsOption = Annotated[Path, typer.Option("--results", help="where runs and notebooks are kept")]
+PresetOption = Annotated[str, typer.Option(help="smoke, tour, laptop, paper or a YAML file")]
+StudyCorpusOption = Annotated[
+    str | None, typer.Option("--corpus", help='"sample", "hub" or a folder (default: the preset\'s)')
+]
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="id or name of a finished run, or its folder")]
 Pairs = list[str]
 
@@ -70,8 +74,8 @@ def check_data(
 
 @app.command()
 def train(
-    preset: Annotated[str, typer.Option(help="smoke, tour, laptop, paper or a YAML file")] = "tour",
-    corpus: Annotated[str | None, typer.Option(help='"sample", "hub" or a folder (default: the preset\'s)')] = None,
+    preset: PresetOption = "tour",
+    corpus: StudyCorpusOption = None,
     changes: Annotated[Pairs | None, typer.Option("--set", metavar="KEY=VALUE", help="an experiment field")] = None,
     results: ResultsOption = Path("results"),
     allow_inexact: Annotated[bool, typer.Option(help="continue a run begun elsewhere, though not bit by bit")] = False,
@@ -79,10 +83,12 @@ def train(
     """Train, or continue the identical run that was interrupted, or load the one that is finished."""
     import mtlib
     from mtlib.notebooks import parse_scalar
+    from mtlib.study import cards
 
     experiment = mtlib.experiment(preset, **{key: parse_scalar(text) for key, text in pairs(changes, "--set")})
     source = mtlib.load_corpus(corpus or mtlib.preset(preset).corpus, experiment.tasks)
     run = mtlib.fit(experiment, source, results, allow_inexact=allow_inexact)
+    cards.ensure_card(run)
     print_scores(run.scores)
     typer.echo(f"{run.seconds:.0f} s, stored in {run.path}")
 
@@ -137,6 +143,44 @@ def runs(results: ResultsOption = Path("results")):
 
 
 @app.command()
+def card(run: RunArgument, results: ResultsOption = Path("results")):
+    """Write the model card of a finished run, README.md in its model folder, anew."""
+    from mtlib.study.cards import write_card
+
+    typer.echo(write_card(find_run(run, results)))
+
+
+@app.command("tables")
+def rebuild_tables(
+    preset: PresetOption = "tour",
+    corpus: StudyCorpusOption = None,
+    seed: Annotated[int, typer.Option(help="seed of the runs")] = 0,
+    results: ResultsOption = Path("results"),
+):
+    """Write the report's tables from finished runs, as CSV, Markdown and LaTeX. Nothing is trained."""
+    report = finished_study(preset, corpus, results, seed)
+    written = report.write_all(report.table_names, report.write_table)
+    said(written, report.study.missing, report.study.tables)
+
+
+@app.command("figures")
+def rebuild_figures(
+    preset: PresetOption = "tour",
+    corpus: StudyCorpusOption = None,
+    seed: Annotated[int, typer.Option(help="seed of the runs")] = 0,
+    output: Annotated[Path, typer.Option("--figures", help="folder; theirs is one of the study's own in it")] = Path(
+        "figures"
+    ),
+    results: ResultsOption = Path("results"),
+):
+    """Draw the report's figures from finished runs, as PDF and PNG. Nothing is trained."""
+    report = finished_study(preset, corpus, results, seed)
+    folder = output / report.study.tables.name
+    written = report.write_all(report.figures, lambda name: report.write_figure(name, folder))
+    said(written, report.study.missing, folder)
+
+
+@app.command()
 def run(
     stage: Annotated[str | None, typer.Argument(help="a notebook of the notebooks folder, such as 01_baseline")] = None,
     parameters: Annotated[
@@ -156,6 +200,31 @@ def run(
     values = {name: known[name].parse(text) if name in known else text for name, text in given}
     executed = notebooks.run_notebook(path or stage, values, results=results, timeout=timeout)
     typer.echo(f"{executed.stem}: done, see {executed}")
+
+
+def finished_study(preset: str, corpus: str | None, results: Path, seed: int):
+    """The report of a study that trains nothing."""
+    from mtlib.study.grids import Study
+    from mtlib.study.report import Report
+
+    return Report(Study(preset, corpus, results, seed=seed, train=False))
+
+
+def said(written: list[str], missing: list[str], folder: Path) -> None:
+    """Say what was written and what was not; raises MissingRunError when nothing was."""
+    for message in missing:
+        typer.echo(f"missing: {message}", err=True)
+    if not written:
+        raise MissingRunError(f"{folder}: nothing to write, no run is finished; `make run` trains them")
+    typer.echo(f"{folder}: {', '.join(written)}")
+
+
+def find_run(reference: str, results: Path):
+    """The finished run of that id, name or folder."""
+    import mtlib
+
+    folder = Path(reference)
+    return mtlib.Run(folder) if (folder / "config.json").is_file() else mtlib.RunStore(results).get(reference)
 
 
 def pairs(texts: list[str] | None, option: str) -> list[tuple[str, str]]:

@@ -87,8 +87,15 @@ class MultitaskModel(nn.Module):
     def forward(
         self, task: str, inputs: Mapping[str, torch.Tensor], embeddings: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Logits [batch, outputs] of `task`, from tokenized inputs or from given embedding-block outputs."""
-        return self.heads[task](self.dropout(self.encode(inputs, embeddings)))
+        """Logits [batch, outputs] of `task`, from tokenized inputs or from given embedding-block outputs.
+
+        The head computes in its own precision under autocast too: in bfloat16 an output near 4 has steps of 1/64, which
+        is coarser than the differences that penalties and correlations are made of.
+        """
+        head = self.heads[task]
+        pooled = self.dropout(self.encode(inputs, embeddings))
+        with torch.autocast(pooled.device.type, enabled=False):
+            return head(pooled.to(head.weight.dtype))
 
     def tokenize(self, task: Task, inputs: Sequence[str] | Sequence[tuple[str, str]]) -> TokenizedSplit:
         """Texts, or pairs of texts, as an unlabelled split."""

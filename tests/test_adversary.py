@@ -9,7 +9,7 @@ from mtlib.data.batches import TokenizedSplit
 from mtlib.encoders import find_encoder
 from mtlib.model import MultitaskModel
 from mtlib.objectives.divergences import symmetric_divergence
-from mtlib.objectives.smart import Smart
+from mtlib.objectives.smart import Smart, inner_gradient
 from mtlib.study.adversary import clean_step, penalty_by_radius, published_forms
 from mtlib.tasks import QQP, SST, STS
 
@@ -55,6 +55,16 @@ def test_dropout_policies_of_a_clean_step(model, batches):
         again = clean_step(model, batches[0], dropout="independent")
         assert torch.equal(own.logits, again.logits)
     model.eval()
+
+
+def test_bfloat16_leaves_every_example_its_adversary(model, batches):
+    smart = Smart(weight=1, mode="ball", radius=0.1)
+    for batch in batches:
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            step = clean_step(model, batch)
+            g = inner_gradient(step, smart.noise(step))
+        assert step.logits.dtype == torch.float32
+        assert (g.abs().amax((1, 2)) > 0).all()
 
 
 def test_penalty_by_radius(model, batches):

@@ -124,6 +124,14 @@ def test_stored_models_that_do_not_fit_are_refused(model, tmp_path):
         MultitaskModel.from_pretrained(tmp_path)
 
 
+def test_heads_keep_their_precision_under_autocast(model):
+    batch = model.tokenize(STS, [("red cat", "blue dog"), ("old", "new bird")]).batch([0, 1])
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model("sts", batch.inputs)
+    assert logits.dtype == torch.float32
+    assert not torch.equal(logits, logits.bfloat16().float())
+
+
 def test_heads_follow_from_the_seed_and_not_from_the_other_tasks():
     assert torch.equal(make(seed=1).heads["sts"].weight, make(seed=1).heads["sts"].weight)
     assert not torch.equal(make(seed=1).heads["sts"].weight, make(seed=2).heads["sts"].weight)

@@ -32,7 +32,7 @@ def systems(study: Study) -> dict[str, Run]:
 
 
 def ball(study: Study, radius: float) -> Run:
-    """Annealed sampling and SMART in its mode "ball", dropout off, with the preset's `ball_weight` and `ball_sigma`."""
+    """Annealed sampling and SMART in its mode "ball", dropout off, with the preset's `ball_weight`."""
     return _annealed(study, f"ball-{radius:g}", dropout="off", **_ball(study, radius))
 
 
@@ -63,8 +63,7 @@ def ladder(study: Study, mode: str, radius: float | None = None) -> dict[str, Ru
 
 
 def _ball(study: Study, radius: float | None) -> dict[str, Any]:
-    choices = study.preset.choices
-    return {"mode": "ball", "radius": radius, "weight": choices["ball_weight"], "sigma": choices["ball_sigma"]}
+    return {"mode": "ball", "radius": radius, "weight": study.preset.choices["ball_weight"]}
 
 
 def _annealed(study: Study, name: str, **options) -> Run:

@@ -45,19 +45,23 @@ def mean_estimate(values: np.ndarray, *, draws: int = 10_000, level: float = 0.9
     return Estimate(float(values.mean()), *percentile_interval(np.concatenate(drawn), values.mean(), level))
 
 
-def neighbourhood_purity(
-    embeddings: np.ndarray, labels: np.ndarray, k: int = 10, *, metric: str = "cosine", **options
-) -> Estimate:
-    """Share of the `k` nearest neighbours (by `metric`) of each embedding [n, hidden] that have its label [n].
+def purities(embeddings: np.ndarray, labels: np.ndarray, k: int = 10, *, metric: str = "cosine") -> np.ndarray:
+    """Share of the `k` nearest neighbours (by `metric`) of each embedding [n, hidden] that have its label: [n].
 
-    A plane of t-SNE wants the metric "euclidean". By chance the purity is `chance_purity(labels)`. `options` are those
-    of `mean_estimate`. Raises DataError for n <= k.
+    A plane of t-SNE wants the metric "euclidean". Raises DataError for n <= k.
     """
     embeddings, labels = _checked(embeddings, labels)
     if len(labels) <= k:
         raise DataError(f"neighbourhood purity: expected more than {k} examples, found {len(labels)}")
     neighbours = NearestNeighbors(n_neighbors=k, metric=metric).fit(embeddings).kneighbors(return_distance=False)
-    return mean_estimate((labels[neighbours] == labels[:, None]).mean(axis=1), **options)
+    return (labels[neighbours] == labels[:, None]).mean(axis=1)
+
+
+def neighbourhood_purity(
+    embeddings: np.ndarray, labels: np.ndarray, k: int = 10, *, metric: str = "cosine", **options
+) -> Estimate:
+    """Mean of `purities`. By chance it is `chance_purity(labels)`. `options` are those of `mean_estimate`."""
+    return mean_estimate(purities(embeddings, labels, k, metric=metric), **options)
 
 
 def chance_purity(labels: np.ndarray) -> float:
@@ -66,15 +70,23 @@ def chance_purity(labels: np.ndarray) -> float:
     return float((counts * (counts - 1)).sum() / (len(labels) * (len(labels) - 1)))
 
 
-def silhouette(embeddings: np.ndarray, labels: np.ndarray, *, metric: str = "cosine", **options) -> Estimate:
-    """Mean silhouette coefficient (distance `metric`) of embeddings [n, hidden] grouped by labels [n], in [-1, 1].
+def silhouettes(embeddings: np.ndarray, labels: np.ndarray, *, metric: str = "cosine") -> np.ndarray:
+    """Silhouette coefficient (distance `metric`) of each embedding [n, hidden] grouped by labels: [n], in [-1, 1].
 
-    Zero is no structure. The interval resamples the examples' own coefficients. `options`: those of `mean_estimate`.
+    Raises DataError for a single class.
     """
     embeddings, labels = _checked(embeddings, labels)
     if len(np.unique(labels)) < 2:
         raise DataError("silhouette: expected at least two classes, found one")
-    return mean_estimate(silhouette_samples(embeddings, labels, metric=metric), **options)
+    return silhouette_samples(embeddings, labels, metric=metric)
+
+
+def silhouette(embeddings: np.ndarray, labels: np.ndarray, *, metric: str = "cosine", **options) -> Estimate:
+    """Mean of `silhouettes`; zero is no structure. The interval resamples the examples' own coefficients.
+
+    `options` are those of `mean_estimate`.
+    """
+    return mean_estimate(silhouettes(embeddings, labels, metric=metric), **options)
 
 
 def _checked(embeddings: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

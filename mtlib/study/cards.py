@@ -44,9 +44,11 @@ def card_path(run: Run) -> Path:
     return run.path / "model" / "README.md"
 
 
-def ensure_card(run: Run) -> Path:
-    """The path of the finished run's model card, written if there is none yet."""
-    return card_path(run) if card_path(run).is_file() else write_card(run)
+def ensure_card(run: Run) -> None:
+    """Write the finished run's model card, unless there is one or its model was taken away."""
+    path = card_path(run)
+    if path.parent.is_dir() and not path.is_file():
+        write_card(run)
 
 
 def write_card(run: Run) -> Path:

@@ -37,9 +37,9 @@ def pairs(
                 f"pair {first!r}, {second!r}: expected two of {list(systems)}, found {unknown[0]!r}"
             )
         two = {first: systems[first], second: systems[second]}
-        rows += compare(two, first, on, tasks, draws=draws, level=level, seed=seed).to_dict("records")
-        rows.append({"system": second, "task": "evenness", "seeds": 1} | _evenness(two, on, tasks, draws, level, seed))
-        rows[-len(tasks) - 2 :] = [row | {"against": first} for row in rows[-len(tasks) - 2 :]]
+        found = compare(two, first, on, tasks, draws=draws, level=level, seed=seed).to_dict("records")
+        found.append({"system": second, "task": "evenness", "seeds": 1} | _evenness(two, on, tasks, draws, level, seed))
+        rows += [{"system": second, "against": first, **row} for row in found]
     return resolve(pd.DataFrame(rows), level)
 
 

@@ -21,7 +21,7 @@ COLUMN_WIDTH, PAGE_WIDTH = 3.35, 6.9
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000"]
 """Okabe and Ito's colours, told apart with every common colour vision; the yellow is left out, it fades in print."""
 
-TASK_COLOURS = {"sst": "#D55E00", "qqp": "#0072B2", "sts": "#009E73", "mean": "#000000"}
+TASK_COLOURS = {"sst": "#D55E00", "qqp": "#0072B2", "sts": "#009E73", "mean": "#000000", "evenness": "#CC79A7"}
 MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
 SEQUENTIAL, DIVERGING = "cividis", "RdBu"
 

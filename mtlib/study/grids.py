@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import pandas as pd
+import torch
+import transformers
 
 from mtlib.config import Experiment, Optimisation, experiment, label, preset, pretraining
 from mtlib.data.corpus import load_corpus
@@ -15,9 +17,11 @@ from mtlib.objectives.smart import Smart
 from mtlib.study import cards, ensembles
 from mtlib.study.parts import ChoosingHalf
 from mtlib.tasks import TASKS
-from mtlib.training.loop import Start, find, fit
+from mtlib.training.device import Device
+from mtlib.training.loop import fit
 from mtlib.training.pretraining import pretrain
 from mtlib.training.runs import Run, RunStore
+from mtlib.training.start import Start, find
 
 SCORES = ("qqp", "sst", "sts", "mean", "evenness")
 WEIGHT = 15.0
@@ -49,9 +53,19 @@ class Study:
         self.home = self
         self.tables = Path(results) / "tables" / label(preset_name, corpus or self.preset.corpus)
 
+    def about(self) -> str:
+        """Versions, device, precision, threads, corpus and encoder, for the top of a notebook."""
+        encoder = self.preset.experiment.get("encoder", "minilm")
+        device = Device()
+        return (
+            f"torch {torch.__version__}, transformers {transformers.__version__}, pandas {pd.__version__}\n"
+            f"{device.device}, {device.precision}, {torch.get_num_threads()} threads\n"
+            f"preset: {self.preset_name}, corpus: {self.corpus.title}, encoder: {encoder}"
+        )
+
     def experiment(self, name: str, **changes) -> Experiment:
         """The preset's experiment called `name` with `changes`, at this study's seed."""
-        return experiment(self.preset_name, **{"name": name, "seed": self.seed, **changes})
+        return experiment(self.preset, **{"name": name, "seed": self.seed, **changes})
 
     def run(self, name: str, **changes) -> Run:
         """The run of `experiment(name, **changes)`: trained, or loaded where an identical one is finished."""
@@ -63,7 +77,7 @@ class Study:
 
     def pretrained(self, name: str = "mnrl", **changes) -> Run:
         """The encoder after multiple negatives ranking on SST."""
-        settings = pretraining(self.preset_name, **{"name": name, "seed": self.seed, **changes})
+        settings = pretraining(self.preset, **{"name": name, "seed": self.seed, **changes})
         return self._carried_out(pretrain, settings)
 
     def rankings(self) -> dict[str, Run]:
@@ -71,7 +85,7 @@ class Study:
 
         The keys are such as "K = 5" and "K = 20, mask"; the preset's own pretraining is one of them.
         """
-        own = pretraining(self.preset_name)
+        own = pretraining(self.preset)
         makers = {}
         for size in self.preset.choices["ranking_sizes"]:
             changes = {"batch_size": size, "steps": max(1, round(own.steps * own.batch_size / size))}
@@ -90,7 +104,7 @@ class Study:
             return run
         run = find(settings, self.corpus, self.results)
         if not run.complete:
-            raise MissingRunError(f"{run.path}: expected a finished run, found status {run.status!r}")
+            raise MissingRunError(f"run {run.id} is not finished (status {run.status})")
         return run
 
     def available(self, makers: Mapping[str, Callable[[], Run]]) -> dict[str, Run]:

@@ -123,9 +123,11 @@ def pretraining_figure(history: pd.DataFrame, chance: float, start: float | None
     if start is not None:
         epochs, dev = [0, *epochs], [start, *dev]
     axes.axhline(chance, color="#777777", linewidth=0.8, linestyle="--", label=f"chance, {chance:.2f}")
-    axes.plot(history["epoch"], history["train_loss"], color=PALETTE[0], marker="o", label="train, mean of the epoch")
+    middles, train = history["epoch"] - 0.5, history["train_loss"]
+    axes.plot(middles, train, color=PALETTE[0], marker="o", label="train, mean of the epoch")
     axes.plot(epochs, dev, color=PALETTE[1], marker="s", label="dev, end of the epoch")
-    axes.set(xlabel="epoch", ylabel="ranking loss (nats)", ylim=(0, None))
+    top = np.nanmax([chance, train.max(), *dev])
+    axes.set(xlabel="epoch", ylabel="ranking loss (nats)", ylim=(0, 1.1 * top))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.legend(loc="outside upper center", ncols=2)
     return figure

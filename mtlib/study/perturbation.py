@@ -55,10 +55,10 @@ def penalty_figure(measured: pd.DataFrame, published: pd.DataFrame) -> Figure:
     for axes, task in zip(panels.flat, tasks, strict=True):
         _curves(axes, measured[measured["task"] == task])
         _points(axes, published[(published["task"] == task) & published["mode"].isin(FORM_MARKERS)])
-        axes.set(title=title_of(task), xscale="log", yscale="log", xlabel="radius, |d|∞ / mean|x|")
+        axes.set(title=title_of(task), xscale="log", yscale="log", xlabel=r"radius, $|d|_\infty$ / mean $|x|$")
     panels[0, 0].set_ylabel("penalty")
     handles, labels = panels[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=3)
+    figure.legend(handles, labels, loc="outside upper center", ncols=3, handlelength=3)
     return figure
 
 

@@ -28,8 +28,9 @@ def tsne_panels(
     """t-SNE planes [n, 2] side by side, by title, coloured by class (figure 1a). The axes of t-SNE have no unit."""
     use_style()
     labels, rows = np.asarray(labels), -(-len(panels) // columns)
-    side = PAGE_WIDTH / columns
-    figure, axes = plt.subplots(rows, columns, figsize=(PAGE_WIDTH, rows * (side + 0.15) + 0.3), squeeze=False)
+    lines = max(title.count("\n") + 1 for title in panels)
+    height = 0.8 * PAGE_WIDTH / columns + 0.14 * lines
+    figure, axes = plt.subplots(rows, columns, figsize=(PAGE_WIDTH, rows * height + 0.3), squeeze=False)
     for place, (title, plane) in zip(axes.flat, panels.items(), strict=False):
         for index in range(len(names)):
             points = plane[labels == index]

@@ -1,5 +1,6 @@
 """What the proximal point method did: total loss by epoch and what moved it, halvings, student beside teacher."""
 
+import math
 from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
@@ -8,6 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from mtlib.errors import ConfigurationError
 from mtlib.objectives.bregman import Bregman
 from mtlib.study.figures import MARKERS, PAGE_WIDTH, PALETTE, score_label, title_of, use_style
 from mtlib.study.parts import Stored
@@ -32,11 +34,11 @@ def losses(run: Run) -> pd.DataFrame:
     return table.join(each).assign(penalty=penalty, learning_rate=history["learning_rate"])
 
 
-def rises(run: Run) -> dict[str, int]:
+def rises(run: Run) -> dict[str, float]:
     """How often the total loss rose from one epoch to the next, in what streak, and what halving makes of it.
 
-    epochs, rises, longest (consecutive rises), rises at fixed mix (of the same total), halvings (that the schedule
-    "halve" would have made on this run's losses after its last epoch), most (that so few epochs could have).
+    epochs, rises, longest (consecutive rises), rises at fixed mix (NaN where an epoch did not draw every task),
+    halvings (that the schedule "halve" makes of these losses), most (that so few epochs could have).
     """
     table = losses(run)
     up = (table["total"].diff() > 0).to_numpy()[1:]
@@ -45,18 +47,31 @@ def rises(run: Run) -> dict[str, int]:
         streak = streak + 1 if rose else 0
         longest = max(longest, streak)
     counts = {"epochs": len(table), "rises": int(up.sum()), "longest": longest}
-    counts["rises at fixed mix"] = int((table["fixed mix"].diff() > 0).sum())
+    fixed = table["fixed mix"]
+    counts["rises at fixed mix"] = np.nan if fixed.isna().any() else int((fixed.diff() > 0).sum())
     halvings = round(-np.log2(halving(table["total"].tolist())))
     return counts | {"halvings": halvings, "most": max(0, len(table) - 1) // 3}
 
 
-def momentum(run: Run) -> str:
-    """The run's beta in words, such as "0.99" or "0.99, then 0.999"; "" for a run without the penalty."""
+def bregman_of(run: Run) -> Bregman:
+    """The run's proximal penalty; raises ConfigurationError for a run without one."""
     for penalty in run.experiment.penalties:
         if isinstance(penalty, Bregman) and penalty.weight:
-            late = f", then {penalty.late_decay:g}" if penalty.late_decay is not None else ""
-            return f"{penalty.decay:g}{late}"
-    return ""
+            return penalty
+    raise ConfigurationError(f"run {run.id}: expected a Bregman penalty, found {run.experiment.penalties or 'none'}")
+
+
+def momentum(run: Run) -> str:
+    """The run's beta in words, such as "0.99" or "0.99, then 0.999"."""
+    penalty = bregman_of(run)
+    return f"{penalty.decay:g}" + (f", then {penalty.late_decay:g}" if penalty.late_decay is not None else "")
+
+
+def start_share(run: Run) -> float:
+    """What the starting weights still are of the teacher after the last step: the product of every update's beta."""
+    penalty, updates = bregman_of(run), run.experiment.epochs * run.experiment.steps
+    early = updates if penalty.late_decay is None else math.ceil(penalty.switch_at * updates)
+    return penalty.decay**early * (penalty.late_decay or 1.0) ** (updates - early)
 
 
 def student_and_teacher(run: Run) -> dict[str, Stored]:
@@ -82,6 +97,7 @@ def loss_figure(runs: Mapping[str, Run]) -> Figure:
             colour, marker = PALETTE[index % len(PALETTE)], MARKERS[index % len(MARKERS)]
             axes.plot(table["epoch"], table[column], color=colour, marker=marker, label=name)
         axes.set_title(title)
+        axes.ticklabel_format(axis="y", useOffset=False)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in panels.flat[len(titles) :]:
         axes.set_visible(False)

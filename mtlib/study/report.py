@@ -1,30 +1,43 @@
 """The report's tables and figures from one study's runs: what notebooks show and `mtlib tables` rebuilds."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from mtlib.errors import MissingRunError
 from mtlib.metrics import evenness
-from mtlib.study import analysis, calibration, comparisons, ensembles, figures, paper, pictures, tables
+from mtlib.study import (
+    ablation,
+    analysis,
+    calibration,
+    comparisons,
+    ensembles,
+    figures,
+    paper,
+    pictures,
+    statistics,
+    tables,
+)
 from mtlib.study.ensembles import Ensemble, Soup
 from mtlib.study.grids import Study
 from mtlib.study.parts import THREE, ChoosingHalf, Dev, Part, ReportingHalf, System, Test, task_scores
+from mtlib.study.planes import SentimentPlanes
 from mtlib.tasks import TASKS
 from mtlib.training.runs import Run
 
 HALF = "reporting half of dev"
 
 CAPTIONS = {
-    **{f"table_{number}": f"{paper.TITLES[number]}, on dev, {{corpus}}, beside the report" for number in range(1, 7)},
+    **{f"table_{n}": f"{paper.TITLES[n]}, on dev, {{corpus}}, beside the report's Table {n}" for n in range(1, 7)},
     "table_7": f"All methods on the {HALF}, {{corpus}}, beside the report's dev scores",
     "table_8": "All methods on test, {corpus}, beside the report",
     "table_7_differences": f"All methods, {HALF}, {{corpus}}",
     "table_8_differences": "All methods, test, {corpus}",
+    "table_seeds": f"Methods over seeds, {HALF}, {{corpus}}",
+    "table_seeds_differences": f"Methods over seeds against the baseline, {HALF}, {{corpus}}",
     "table_calibration": f"Calibration, {HALF}, {{corpus}}",
     "table_figure_1a": "Neighbourhoods of the SST dev sentences, {corpus}",
     "table_figure_1b": "Cells of the confusion matrix that the report prints, SST dev, {corpus}",
@@ -34,18 +47,28 @@ CAPTIONS = {
 class Report:
     """Everything that is told of a study's six methods; what is read once is kept.
 
+    seeds: the seeds at which the methods are repeated; none are the preset's.
     best: the name of the method with the best mean on the choosing half of dev.
     systems: the methods, the ensemble, the ensemble without a gate, and a soup for each ancestor they share.
     """
 
-    def __init__(self, study: Study):
+    def __init__(self, study: Study, seeds: Sequence[int] = ()):
         self.study, self.title = study, study.corpus.title
-        self.cache = Path(study.results) / "cache"
+        self.seeds = list(seeds or study.preset.seeds)
+        self.planes = SentimentPlanes(study)
+        self._differences: dict[Part, pd.DataFrame] = {}
 
     @cached_property
     def methods(self) -> dict[str, Run]:
         """The study's six methods."""
         return self.study.methods()
+
+    @cached_property
+    def repeats(self) -> dict[int, dict[str, Run]]:
+        """The six methods by seed: at every seed when there are several, else at the study's own."""
+        if len(self.seeds) == 1:
+            return {self.study.seed: self.methods}
+        return {seed: self.study.at(seed).methods() for seed in self.seeds}
 
     @cached_property
     def best(self) -> str:
@@ -66,18 +89,24 @@ class Report:
     @cached_property
     def soups(self) -> dict[str, Soup]:
         """One soup for each ancestor that several of the methods share."""
-        corpus, folder, compute = self.study.corpus, self.cache / "soups", self.study.train
+        corpus, compute = self.study.corpus, self.study.train
+        folder = Path(self.study.results) / "cache" / "soups"
         return {
-            f"soup of {ancestor}'s": ensembles.soup(list(runs.values()), corpus, folder, compute=compute)
+            f"soup from {ancestor}": ensembles.soup(list(runs.values()), corpus, folder, compute=compute)
             for ancestor, runs in ensembles.families(self.methods).items()
         }
 
     def grid(self, number: int) -> pd.DataFrame:
-        """Table 1 to 6, ours beside the report's; raises MissingRunError when none of its runs is there."""
+        """Table 1 to 6, ours beside the report's, with what was trained for it, and what SMART did in Tables 2 and 3.
+
+        Raises MissingRunError when none of its runs is there.
+        """
         ours, runs = self.study.table(number)
         if not runs:
-            raise MissingRunError(f"table_{number}: none of its runs is finished")
-        ours["trained"] = [f"{e.epochs} x {e.steps} x {e.batch_size}" for e in (run.experiment for run in runs)]
+            raise MissingRunError("none of its runs is finished")
+        ours["trained"] = [trained(run) for run in runs]
+        if number in (2, 3):
+            ours = pd.concat([ours, pd.DataFrame([ablation.realised(run) for run in runs])], axis=1)
         return tables.beside_paper(ours, number, keep_unrun=False)
 
     def all_methods(self, number: int, on: Part) -> pd.DataFrame:
@@ -92,10 +121,27 @@ class Report:
 
     def differences(self, on: Part) -> pd.DataFrame:
         """Each method against the baseline, each way to combine them against the best, soups against the ensemble."""
+        if on in self._differences:
+            return self._differences[on]
         rivals = [name for name in self.systems if name not in self.methods]
         chosen = [("baseline", name) for name in self.methods if name != "baseline"]
         chosen += [(self.best, name) for name in rivals] + [("ensemble", name) for name in self.soups]
-        return comparisons.pairs(self.systems, chosen, on)
+        self._differences[on] = comparisons.pairs(self.systems, chosen, on)
+        return self._differences[on]
+
+    def seeds_summary(self) -> pd.DataFrame:
+        """Mean, deviation and t-interval of each method's scores over the seeds, on the reporting half."""
+        rows = [
+            {"method": name, "seed": seed} | task_scores(run, ReportingHalf())
+            for seed, runs in self.repeats.items()
+            for name, run in runs.items()
+        ]
+        return statistics.seeds_summary(pd.DataFrame(rows), ["method"])
+
+    def seeds_differences(self) -> pd.DataFrame:
+        """Each method over the seeds against the baseline over the seeds, on the reporting half."""
+        systems = {name: [runs[name] for runs in self.repeats.values()] for name in paper.table(7)["method"][:-1]}
+        return statistics.compare(systems, "baseline", ReportingHalf())
 
     @cached_property
     def test_is_labelled(self) -> bool:
@@ -110,71 +156,14 @@ class Report:
         return table[["system", *table.columns.drop("system")]]
 
     def reliability(self, task: str) -> Figure:
-        """Reliability of the best method, before and after scaling, and of the ensemble, on the reporting half."""
+        """Reliability on the reporting half: of the best method, before and after scaling, and of a real ensemble."""
         run, half = self.methods[self.best], ReportingHalf()
         frame = half.predictions(run, task)
         temperature = calibration.fit_temperature(run, ChoosingHalf(), task)
         frames = {self.best: frame, f"T = {temperature:.2f}": calibration.scaled(frame, temperature)}
-        frames["ensemble"] = half.predictions(self.ensemble, task)
-        return pictures.reliability_figure(frames, f"{figures.title_of(task)}, {self.title}", bins=10)
-
-    @cached_property
-    def sentiment_embeddings(self) -> dict[str, np.ndarray]:
-        """The SST dev sentences [n, hidden] by the encoder as it is found, and after MNRL alone."""
-        start, mnrl = self.study.start(), self.study.pretrained()
-        e, texts, folder = start.experiment, self.study.corpus["sst"].dev["text_a"].tolist(), self.cache / "embeddings"
-        found = f"{start.fingerprint} {e.pooling} {e.max_tokens}"
-        return {
-            f"{Path(e.encoder).name} as it is": analysis.embedded(start.model, found, texts, cache=folder),
-            "after MNRL alone": analysis.embedded(mnrl.model, mnrl.identity, texts, cache=folder),
-        }
-
-    @cached_property
-    def planes(self) -> dict[tuple[str, float, int], np.ndarray]:
-        """t-SNE [n, 2] of both encoders at every perplexity and number of iterations of the preset."""
-        choices = self.study.preset.choices
-        settings = choices["tsne_perplexities"], choices["tsne_iterations"]
-        return {
-            (name, *key): plane
-            for name, vectors in self.sentiment_embeddings.items()
-            for key, plane in analysis.tsne_grid(vectors, *settings, cache=self.cache / "tsne").items()
-        }
-
-    def neighbourhoods(self) -> pd.DataFrame:
-        """Silhouette and purity of 10 neighbours with their intervals: of the embeddings, and of every t-SNE plane."""
-        spaces = {(name, "embeddings"): (vectors, "cosine") for name, vectors in self.sentiment_embeddings.items()}
-        spaces |= {(n, f"t-SNE {p:g}, {i}"): (plane, "euclidean") for (n, p, i), plane in self.planes.items()}
-        labels, rows = self.study.corpus["sst"].dev["label"].to_numpy(), []
-        for (name, space), (points, metric) in spaces.items():
-            purity = analysis.neighbourhood_purity(points, labels, metric=metric)
-            outline = analysis.silhouette(points, labels, metric=metric)
-            row = {"encoder": name, "space": space, "purity": purity.value, "low": purity.low, "high": purity.high}
-            rows.append(row | {"silhouette": outline.value, "from": outline.low, "to": outline.high})
-        return pd.DataFrame(rows)
-
-    def tsne_panels(self) -> dict[str, np.ndarray]:
-        """Figure 1a's planes by title: encoder, setting, and the plane's own purity and silhouette."""
-        numbers = self.neighbourhoods().set_index(["encoder", "space"])
-        panels = {}
-        for (name, p, i), plane in self.planes.items():
-            row = numbers.loc[(name, f"t-SNE {p:g}, {i}")]
-            span = f"purity {row['purity']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
-            outline = f"silhouette {row['silhouette']:.2f} [{row['from']:.2f}, {row['to']:.2f}]"
-            panels[f"{name}\nperplexity {p:g}, {i} iterations\n{span}\n{outline}"] = plane
-        return panels
-
-    def figure_1a(self) -> Figure:
-        """t-SNE of the SST dev sentences: the encoder as it is, then after MNRL alone."""
-        columns = max(2, len(self.study.preset.choices["tsne_iterations"]))
-        labels = self.study.corpus["sst"].dev["label"].to_numpy()
-        return pictures.tsne_panels(self.tsne_panels(), labels, columns=columns)
-
-    def hover_page(self, folder: str | Path) -> Path:
-        """Figure 1a as one HTML file whose points show their sentences."""
-        dev = self.study.corpus["sst"].dev
-        texts, path = dev["text_a"].tolist(), Path(folder) / "figure_1a.html"
-        title = f"SST dev sentences, {self.title}"
-        return pictures.tsne_page(self.tsne_panels(), dev["label"].to_numpy(), texts, path, title=title)
+        if list(self.ensemble.members[task]) != [self.best]:
+            frames["ensemble"] = half.predictions(self.ensemble, task)
+        return pictures.reliability_figure(frames, f"{figures.title_of(task)}, {self.title}")
 
     def sentiment(self) -> pd.DataFrame:
         """The best method's SST predictions on all of dev."""
@@ -184,7 +173,8 @@ class Report:
         """Confusion of SST dev by the best method, the report's printed cells in the caption."""
         frame = self.sentiment()
         shares = analysis.confusion(frame["label"], frame["prediction"], TASKS["sst"].classes)
-        return pictures.confusion_figure(shares, title=f"{self.best}, {self.title}", caption=paper.confusion_facts())
+        title = f"SST-5: {self.best}, {self.title}"
+        return pictures.confusion_figure(shares, title=title, caption=paper.confusion_facts())
 
     def printed_cells(self) -> pd.DataFrame:
         """The cells of figure 1b that the report prints, and ours with their intervals."""
@@ -200,7 +190,8 @@ class Report:
         """Confusion of QQP dev by the best method."""
         frame = Dev().predictions(self.methods[self.best], "qqp")
         shares = analysis.confusion(frame["label"], frame["prediction"], 2)
-        return pictures.confusion_figure(shares, ("different", "duplicate"), title=f"{self.best}, {self.title}")
+        names = ("different", "duplicate")
+        return pictures.confusion_figure(shares, names, title=f"QQP: {self.best}, {self.title}")
 
     def sts_agreement(self) -> Figure:
         """Predicted against labelled similarity on STS dev by the best method."""
@@ -221,14 +212,14 @@ class Report:
         """Dev scores by epoch for the weights of Table 3."""
         ours, runs = self.study.table(3)
         if not runs:
-            raise MissingRunError("figure_3: none of its runs is finished")
+            raise MissingRunError("none of its runs is finished")
         return figures.score_by_epoch(
             {f"λ = {weight:g}": run.history for weight, run in zip(ours["weight"], runs, strict=True)}
         )
 
     def method_differences(self) -> Figure:
-        """Differences of Table 7's systems with their intervals."""
-        found = self.differences(ReportingHalf())
+        """Differences of Table 7's means and evennesses with their intervals."""
+        found = self.differences(ReportingHalf()).query("task in ('mean', 'evenness')")
         return figures.differences(found.assign(system=found["system"] + " − " + found["against"]))
 
     def table(self, name: str) -> pd.DataFrame:
@@ -238,27 +229,45 @@ class Report:
             "table_7_differences": lambda: self.differences(ReportingHalf()),
             "table_8": lambda: self.all_methods(8, Test()),
             "table_8_differences": lambda: self.differences(Test()),
+            "table_seeds": self.seeds_summary,
+            "table_seeds_differences": self.seeds_differences,
             "table_calibration": self.calibration,
-            "table_figure_1a": self.neighbourhoods,
+            "table_figure_1a": lambda: self.planes.neighbourhoods,
             "table_figure_1b": self.printed_cells,
         }
         return makers[name]() if name in makers else self.grid(int(name.removeprefix("table_")))
 
     @property
     def table_names(self) -> list[str]:
-        """Tables that this corpus and preset have: Table 8 needs labels on test, a grid its rows in the preset."""
-        grids = self.study.preset.grids
-        return [
-            name
-            for name in CAPTIONS
-            if (self.test_is_labelled or not name.startswith("table_8")) and (name[6:] not in "123456" or name in grids)
-        ]
+        """What there is to tell here: without labels on test no Table 8, with one seed no differences over seeds."""
+        without = {f"table_{number}" for number in range(1, 7)} - self.study.preset.grids.keys()
+        without |= set() if self.test_is_labelled else {"table_8", "table_8_differences"}
+        without |= set() if len(self.seeds) > 1 else {"table_seeds_differences"}
+        return [name for name in CAPTIONS if name not in without]
 
     def write_table(self, name: str) -> pd.DataFrame:
         """Write the table called `name` into the study's folder, and return it as text to be shown."""
         table = self.table(name)
         tables.write_table(table, name, self.study.tables, caption=CAPTIONS[name].format(corpus=self.title))
         return tables.pretty(table)
+
+    def write_figure(self, name: str, folder: str | Path) -> None:
+        """Write the figure called `name` as PDF and PNG, and figure 1a as its page too."""
+        figures.save(self.figures[name](), name, folder)
+        if name == "figure_1a":
+            self.planes.hover_page(folder)
+
+    def write_all(self, names: Iterable[str], write: Callable[[str], object]) -> list[str]:
+        """The names that `write` could write; why the others could not goes to the study's `missing`."""
+        written = []
+        for name in names:
+            try:
+                write(name)
+            except MissingRunError as error:
+                self.study.missing.append(f"{name}: {error}")
+            else:
+                written.append(name)
+        return written
 
     @property
     def figures(self) -> Mapping[str, Callable[[], Figure]]:
@@ -268,12 +277,18 @@ class Report:
             "figure_3": self.figure_3,
             "method_differences": self.method_differences,
             **{f"reliability_{task}": lambda task=task: self.reliability(task) for task in ("sst", "qqp")},
-            "figure_1a": self.figure_1a,
+            "figure_1a": self.planes.figure,
             "figure_1b": self.figure_1b,
             "qqp_confusion": self.qqp_confusion,
             "sts_agreement": self.sts_agreement,
             "error_by_length": self.error_by_length,
         }
+
+
+def trained(run: Run) -> str:
+    """Epochs x steps x batch size, and the learning rate."""
+    e = run.experiment
+    return f"{e.epochs} x {e.steps} x {e.batch_size}, {e.learning_rate:g}"
 
 
 def cost(system: System) -> dict[str, str | float]:

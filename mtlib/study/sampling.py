@@ -54,7 +54,7 @@ def sampling_figure(tables: Mapping[str, pd.DataFrame], order: Sequence[str] | N
             rows, colour = table[table["task"] == task], colour_of(task)
             axes.plot(rows["epoch"], rows["probability"], color=colour, label=title_of(task))
             if "share" in rows:
-                style = {"color": colour, "markerfacecolor": "white", "linestyle": ""}
+                style = {"color": colour, "markerfacecolor": "white", "linestyle": "", "clip_on": False, "zorder": 3}
                 axes.plot(rows["epoch"], rows["share"], marker=MARKERS[index], **style)
         axes.set(title=title, xlabel="epoch", ylim=(0, 1))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
