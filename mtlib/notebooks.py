@@ -49,6 +49,17 @@ def project_root() -> Path:
     return here
 
 
+def begin() -> None:
+    """First call of a notebook: go where the runner would run it, and set the figures' style.
+
+    Jupyter starts a kernel in the notebook's own folder; from the project's root it finds the same runs.
+    """
+    from mtlib.study.figures import use_style
+
+    os.chdir(project_root())
+    use_style()
+
+
 def find_stage(stage: str | Path) -> Path:
     """The notebook of `stage`: a str is a name inside the notebooks folder, a Path is that very file.
 
