@@ -154,3 +154,4 @@ def _intervals(axes: Axes, rows: pd.DataFrame, systems: list[str]) -> None:
         fill = "white" if row["resolved"] == "no" else colour
         axes.plot(row["value"], place, "o", color=colour, markerfacecolor=fill, markersize=4)
     axes.grid(axis="y", visible=False)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
