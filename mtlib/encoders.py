@@ -6,6 +6,7 @@ import inspect
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 import transformers
 from torch import nn
 
@@ -119,6 +120,10 @@ def _load(name: str, revision: str | None):
         kind = transformers.MODEL_MAPPING[type(config)]
         options = {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(kind).parameters else {}
         module = kind.from_pretrained(name, config=config, use_safetensors=True, dtype="float32", **options, **where)
+        if not torch.cuda.is_available():
+            module.set_attn_implementation(
+                "eager"
+            )  # faster than torch's fused kernel on a CPU's short masked sequences
     except OSError as error:
         raise StorageError(f"encoder {name!r} could not be read: {str(error).splitlines()[0]}") from error
     if not hasattr(module, "embeddings"):

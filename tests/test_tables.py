@@ -145,3 +145,9 @@ def test_palette_is_told_apart_with_colour_blindness():
         seen = np.clip(rgb @ np.array(matrix).T, 0, 1) ** (1 / 2.2)
         distances = np.linalg.norm(seen[:, None] - seen[None], axis=2)[np.triu_indices(4, 1)]
         assert distances.min() > 0.2, json.dumps(distances.round(2).tolist())
+
+
+def test_small_numbers_are_not_shown_as_zero():
+    shown = tables.pretty(pd.DataFrame({"penalty": [1.62e-6, 4e-4, 6e-4, 0.0], "mu": [1e-5, 0.3, 3.0, 1.0]}))
+    assert shown["penalty"].tolist() == ["1.6e-06", "4.0e-04", "0.001", "0.000"]
+    assert shown["mu"].tolist() == ["1e-05", "0.3", "3", "1"]

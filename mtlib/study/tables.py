@@ -87,9 +87,9 @@ def _cell(value, name: str, digits: int) -> str:
             return ""
         if name.split(" ")[-1] == "difference":
             return f"{value:+.{digits}f}"
-        if 0 < abs(value) < 0.5 * 10**-digits:
-            return f"{value:.1e}"
         is_setting = float(value).is_integer() and abs(value) > 1 or name in ("learning_rate", "mu", "beta", "weight")
+        if not is_setting and 0 < abs(value) < 0.5 * 10**-digits:
+            return f"{value:.1e}"
         return f"{value:g}" if is_setting else f"{value:.{digits}f}"
     return "" if value is None else str(value)
 
