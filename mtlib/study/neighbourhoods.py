@@ -25,6 +25,7 @@ from mtlib.study.figures import COLUMN_WIDTH, PAGE_WIDTH, PALETTE, use_style
 from mtlib.study.parts import Stored
 from mtlib.study.statistics import bootstrap_p, percentile_interval, resolve
 from mtlib.tasks import TASKS
+from mtlib.training.device import Device
 from mtlib.training.pretraining import DEV_BATCHES
 
 MEASURES = ("purity", "silhouette")
@@ -43,11 +44,11 @@ def chance_loss(settings: Pretraining) -> float:
 
 
 def ranking_loss(model: MultitaskModel, settings: Pretraining, corpus: Corpus) -> float:
-    """The ranking loss of `model` on the dev batches that a pretraining scores after each epoch, float32."""
+    """The ranking loss of `model` on the dev batches that a pretraining scores after each epoch, in its precision."""
     dev = corpus[settings.task].dev
     split, texts = TokenizedSplit(TASKS[settings.task], dev, model.tokenizer, model.max_tokens), dev["text_a"].tolist()
     losses = []
-    with torch.inference_mode():
+    with torch.inference_mode(), Device(settings.precision).autocast():
         for number in range(DEV_BATCHES):
             rows = class_distinct_batch(split.labels, 0, number, settings.batch_size, texts)
             batch = split.batch(np.concatenate(rows)).to(model.device)
@@ -56,6 +57,12 @@ def ranking_loss(model: MultitaskModel, settings: Pretraining, corpus: Corpus) -
             loss = multiple_negatives_ranking_loss(a, b, settings.scale, labels, settings.false_negatives)
             losses.append(loss.item())
     return float(np.mean(losses))
+
+
+def vectors(model: MultitaskModel, corpus: Corpus, task: str = "sst") -> dict[str, np.ndarray]:
+    """Sentence vectors [n, hidden] of a task's train and dev sentences, in the precision that runs are scored in."""
+    with Device().autocast():
+        return {split: model.embed(getattr(corpus[task], split)["text_a"].tolist()) for split in ("train", "dev")}
 
 
 def examples_of(measure: str, embeddings: np.ndarray, labels: np.ndarray, k: int = 10) -> np.ndarray:
@@ -103,16 +110,15 @@ def structure(
     return table.assign(resolved=table["resolved"].where(table["system"] != baseline, ""))
 
 
-def probe(model: MultitaskModel, corpus: Corpus, task: str = "sst") -> Stored:
-    """Dev predictions of a linear classifier trained on the frozen encoder's sentence vectors.
+def probe(vectors: Mapping[str, np.ndarray], corpus: Corpus, task: str = "sst") -> Stored:
+    """Dev predictions of a linear classifier trained on the frozen encoder's sentence `vectors` of train.
 
     Logistic regression on standardised vectors, no setting chosen: what a head could read without moving the encoder.
     """
-    train, dev = corpus[task].train, corpus[task].dev
+    dev = corpus[task].dev[["id", "label"]]
     classifier = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
-    classifier.fit(model.embed(train["text_a"].tolist()), train["label"].to_numpy())
-    predicted = classifier.predict(model.embed(dev["text_a"].tolist()))
-    return Stored({("dev", task): dev[["id", "label"]].assign(prediction=predicted)})
+    classifier.fit(vectors["train"], corpus[task].train["label"].to_numpy())
+    return Stored({("dev", task): dev.assign(prediction=classifier.predict(vectors["dev"]))})
 
 
 def pretraining_figure(history: pd.DataFrame, chance: float, start: float | None = None) -> Figure:
