@@ -79,8 +79,11 @@ class TokenizedSplit:
             self._pass = (batch_size, seed, number), shuffled_batches(self.lengths, batch_size, rng)
         return self.batch(self._pass[1][index])
 
-    def evaluation_batches(self, tokens: int = 8192) -> Iterator[Batch]:
-        """All examples once, longest first, in batches of at most `tokens` padded tokens."""
+    def evaluation_batches(self, tokens: int = 2048) -> Iterator[Batch]:
+        """All examples once, longest first, in batches of at most `tokens` padded tokens.
+
+        On two cores 2,048 scored 813 examples a second where 8,192, which leave the caches, scored 625.
+        """
         order = np.argsort(-self.lengths, kind="stable")
         start = 0
         while start < len(order):
