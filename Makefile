@@ -13,15 +13,20 @@ CORES := $(shell getconf _NPROCESSORS_ONLN)
 THREADS ?= $(shell echo $$(( $(CORES) < 4 ? $(CORES) : 4 )))
 # Jobs at the same time.
 JOBS ?= $(shell echo $$(( $(CORES) / $(THREADS) > 0 ? $(CORES) / $(THREADS) : 1 )))
+# Where jobs run: here (default), or on a cluster (slurm); a folder of profiles.
+PROFILE ?= default
+# tensorboard, trackio or wandb: hand every epoch to a tracker too.
+export MTLIB_TRACKER ?= $(TRACKER)
 WORKERS ?= 2
+KILLS ?= 1000
+SEED ?= 0
 
 BIN := $(abspath $(VENV))/bin
 INSTALL := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
-SNAKEMAKE = PATH="$(BIN):$$PATH" $(BIN)/snakemake --cores $$(( $(JOBS) * $(THREADS) )) \
-	--config preset=$(PRESET) corpus=$(CORPUS) threads=$(THREADS)
+PIPELINE = $(BIN)/python -m mtlib pipeline --preset $(PRESET) --corpus $(CORPUS) --jobs $(JOBS) --threads $(THREADS) --profile $(PROFILE)
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 
-.PHONY: help venv run plan resume test test-all bench lint format site system clean
+.PHONY: help venv run plan resume report slurm test test-all mutants soak bench lint format site system clean
 
 help:  ## this list
 	@echo "usage: make TARGET [PRESET=$(PRESET)] [CORPUS=$(CORPUS)] [JOBS=$(JOBS)] [THREADS=$(THREADS)]"
@@ -42,15 +47,20 @@ $(VENV)/.stamp-%: $(VENV)/.stamp
 
 venv: $(VENV)/.stamp  ## install everything into .venv (the other targets do it when needed)
 
-run: $(VENV)/.stamp  ## execute the notebooks: scores, tables and figures
-	@$(SNAKEMAKE)
+run: $(VENV)/.stamp  ## train every run and execute the notebooks: scores, tables and figures
+	@$(PIPELINE) run
 
 plan: $(VENV)/.stamp  ## show what `make run` would do, and why
-	@$(SNAKEMAKE) --dry-run --quiet host
+	@$(PIPELINE) plan
 
 resume: $(VENV)/.stamp  ## go on after a crash: unlock, then redo only what is missing
-	@$(SNAKEMAKE) --unlock
-	@$(SNAKEMAKE)
+	@$(PIPELINE) resume
+
+report: $(VENV)/.stamp  ## results/report.html: every figure and table with where it comes from
+	@$(PIPELINE) report
+
+slurm: $(VENV)/.stamp-slurm  ## start a Slurm of one node on this machine, to try PROFILE=slurm on
+	@profiles/slurm/start.sh .slurm
 
 lint: $(VENV)/.stamp  ## check style of code and notebooks, and that notebooks carry no outputs
 	@$(BIN)/ruff check
@@ -62,17 +72,24 @@ format: $(VENV)/.stamp  ## mend style and strip notebooks
 	@$(BIN)/ruff format
 	@$(if $(NOTEBOOKS),$(BIN)/nbstripout $(NOTEBOOKS),true)
 
-test: lint  ## lint and the quick tests (minutes)
+test: lint $(VENV)/.stamp-site  ## lint and the quick tests (minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS)
 
-test-all: lint  ## lint and every test, the slow ones too
+test-all: lint $(VENV)/.stamp-site  ## lint and every test, the slow ones too
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) -m ''
+
+mutants: $(VENV)/.stamp-mutants  ## break the code that keeps runs safe line by line: the tests must notice (an hour)
+	@OMP_NUM_THREADS=1 $(BIN)/mutmut run --max-children 1
+	@$(BIN)/mutmut results
+
+soak: $(VENV)/.stamp  ## kill tiny runs at random, KILLS times: each must come to the same bits
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/faults/soak.py --kills $(KILLS) --seed $(SEED)
 
 bench: $(VENV)/.stamp  ## what a step of each method costs, beside its limit
 	@$(BIN)/python benchmarks/step_cost.py
 
-site: $(VENV)/.stamp-site  ## build the documentation as a web site in docs/_build/html
-	@$(BIN)/jupyter-book build docs
+site: $(VENV)/.stamp-site  ## the executed notebooks, guides and reference as a web site in docs/_build/html
+	@$(BIN)/python docs/build.py --preset $(PRESET) --corpus $(CORPUS)
 
 system:  ## install system packages with apt: git, python3-venv, chromium
 	@apt-get update -q && apt-get install -y -q git python3-venv chromium

@@ -7,7 +7,7 @@ from importlib import import_module
 
 __version__ = "0.1.0"
 
-_WHERE = {
+PUBLIC: dict[str, tuple[str, ...]] = {
     "mtlib.config": ("Experiment", "Pretraining", "experiment", "preset", "pretraining"),
     "mtlib.data.corpus": ("Corpus", "load_corpus"),
     "mtlib.errors": ("MtlibError",),
@@ -18,12 +18,19 @@ _WHERE = {
     "mtlib.objectives.ranking": ("multiple_negatives_ranking_loss",),
     "mtlib.objectives.smart": ("Smart",),
     "mtlib.samplers": ("Annealed", "Proportional", "RoundRobin", "SquareRoot"),
+    "mtlib.study.ensembles": ("average_weights", "choose"),
+    "mtlib.study.grids": ("Study",),
+    "mtlib.study.parts": ("ChoosingHalf", "Dev", "ReportingHalf", "Test"),
+    "mtlib.study.report": ("Report",),
+    "mtlib.study.statistics": ("compare", "intervals", "paired_bootstrap", "seeds_summary"),
     "mtlib.tasks": ("QQP", "SST", "STS", "TASKS", "Task", "register"),
     "mtlib.training.loop": ("fit",),
     "mtlib.training.pretraining": ("pretrain",),
     "mtlib.training.runs": ("Run", "RunStore"),
 }
-_MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
+"""The modules of the public names."""
+
+_MODULE_OF = {name: module for module, names in PUBLIC.items() for name in names}
 
 __all__ = ["__version__", *_MODULE_OF]
 

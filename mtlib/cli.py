@@ -1,5 +1,7 @@
-"""The `mtlib` command: check data, train, evaluate, predict, list runs, run notebooks, rebuild tables and figures."""
+"""The `mtlib` command: data, training, prediction, the pipeline and its notebooks, tables and figures."""
 
+import os
+import signal
 import warnings
 from enum import StrEnum
 from pathlib import Path
@@ -8,7 +10,8 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from mtlib.errors import ConfigurationError, DataError, MissingRunError, MtlibError
+from mtlib.errors import ConfigurationError, DataError, MtlibError
+from mtlib.pipeline import SCHEDULER, end_with, snakemake
 
 SUBMISSION = {  # task -> name of its file and of its column in the CS224N submission
     "sst": ("sst", "Predicted_Sentiment"),
@@ -29,6 +32,15 @@ class Commands(TyperGroup):
             raise typer.Exit(error.exit_code) from None
 
 
+class Goal(StrEnum):
+    """What is asked of the pipeline."""
+
+    RUN = "run"
+    PLAN = "plan"
+    RESUME = "resume"
+    REPORT = "report"
+
+
 class Split(StrEnum):
     """A split of a corpus."""
 
@@ -47,6 +59,7 @@ PresetOption = Annotated[str, typer.Option(help="smoke, tour, laptop, paper or a
 StudyCorpusOption = Annotated[
     str | None, typer.Option("--corpus", help='"sample", "hub" or a folder (default: the preset\'s)')
 ]
+FiguresOption = Annotated[Path, typer.Option("--figures", help="folder; a study's figures are in one of its own there")]
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="id or name of a finished run, or its folder")]
 Pairs = list[str]
 
@@ -54,6 +67,8 @@ Pairs = list[str]
 @app.callback()
 def main():
     """One encoder, many tasks."""
+    if scheduler := os.environ.pop(SCHEDULER, None):
+        end_with(int(scheduler), signal.SIGTERM)
     warnings.showwarning = lambda message, *_: typer.echo(f"warning: {message}", err=True)
 
 
@@ -91,6 +106,71 @@ def train(
     cards.ensure_card(run)
     print_scores(run.scores)
     typer.echo(f"{run.seconds:.0f} s, stored in {run.path}")
+
+
+@app.command()
+def point(
+    name: Annotated[str, typer.Argument(help="a run of the preset's plan, such as baseline or ball-0.1")],
+    preset: PresetOption = "tour",
+    corpus: StudyCorpusOption = None,
+    results: ResultsOption = Path("results"),
+):
+    """Train one run of a preset's plan, or load it: what the pipeline does in a job."""
+    from mtlib.study.plan import train_point
+
+    run = train_point(name, preset, corpus, results)
+    typer.echo(f"{name}: {run.id}, {run.seconds:.0f} s")
+
+
+@app.command()
+def pipeline(
+    goal: Annotated[Goal, typer.Argument(help="run, plan (what would run, and why), resume (after a crash) or report")],
+    preset: PresetOption = "tour",
+    corpus: CorpusOption = "sample",
+    jobs: Annotated[int, typer.Option(min=1, help="jobs at the same time")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="cores of a job; results depend on it")] = 2,
+    profile: Annotated[
+        str, typer.Option(help="where jobs run: default (here), slurm, a folder of profiles")
+    ] = "default",
+    more: Annotated[list[str] | None, typer.Argument(help="options of Snakemake, behind --")] = None,
+):
+    """Train every run of a preset and execute the notebooks, with Snakemake, in the project's folder."""
+    raise typer.Exit(
+        snakemake(goal, {"preset": preset, "corpus": corpus}, jobs, threads, *(more or []), profile=profile)
+    )
+
+
+@app.command(hidden=True)
+def collect(executed: Path, folder: Path):
+    """Copy a notebook's figures and tables for the report: what the pipeline does in a job."""
+    from mtlib.study import gallery
+
+    typer.echo(f"{folder}: {len(gallery.collect(executed, folder))} figures and tables")
+
+
+@app.command()
+def sweep(
+    file: Annotated[str, typer.Argument(help="a YAML file such as presets/sweeps/radius.yaml")],
+    corpus: StudyCorpusOption = None,
+    jobs: Annotated[int, typer.Option(min=1, help="jobs at the same time")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="cores of a job; results depend on it")] = 2,
+    results: ResultsOption = Path("results"),
+    figures: FiguresOption = Path("figures"),
+    gather: Annotated[bool, typer.Option("--gather", help="only the table and the figure, without Snakemake")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="go on after a crash")] = False,
+):
+    """Train a grid of your own through the pipeline, and write its table and its figure."""
+    from mtlib import config
+    from mtlib.study import sweeps
+
+    wanted = sweeps.read(file)
+    source = corpus or wanted.corpus or config.preset(wanted.preset).corpus
+    if gather:
+        table = sweeps.gather(file, source, results, figures)
+        typer.echo(table.to_string(index=False, float_format="{:.4g}".format))
+        return
+    settings = {"preset": file, "corpus": source, "results": results, "figures": figures}
+    raise typer.Exit(snakemake("resume" if resume else "run", settings, jobs, threads))
 
 
 @app.command()
@@ -157,9 +237,9 @@ def rebuild_tables(
     seed: Annotated[int, typer.Option(help="seed of the runs")] = 0,
     results: ResultsOption = Path("results"),
 ):
-    """Write the report's tables from finished runs, as CSV, Markdown and LaTeX. Nothing is trained."""
+    """Write every notebook's tables from finished runs, as CSV, Markdown and LaTeX. Nothing is trained."""
     report = finished_study(preset, corpus, results, seed)
-    written = report.write_all(report.table_names, report.write_table)
+    written = report.write_all(report.tables, report.write_table)
     said(written, report.study.missing, report.study.tables)
 
 
@@ -173,11 +253,10 @@ def rebuild_figures(
     ),
     results: ResultsOption = Path("results"),
 ):
-    """Draw the report's figures from finished runs, as PDF and PNG. Nothing is trained."""
-    report = finished_study(preset, corpus, results, seed)
-    folder = output / report.study.tables.name
-    written = report.write_all(report.figures, lambda name: report.write_figure(name, folder))
-    said(written, report.study.missing, folder)
+    """Draw every notebook's figures from finished runs, as PDF and PNG. Nothing is trained."""
+    report = finished_study(preset, corpus, results, seed, output)
+    written = report.write_all(report.figures, report.write_figure)
+    said(written, report.study.missing, output / report.study.tables.name)
 
 
 @app.command()
@@ -202,20 +281,21 @@ def run(
     typer.echo(f"{executed.stem}: done, see {executed}")
 
 
-def finished_study(preset: str, corpus: str | None, results: Path, seed: int):
-    """The report of a study that trains nothing."""
+def finished_study(preset: str, corpus: str | None, results: Path, seed: int, figures: Path = Path("figures")):
+    """The report of a study that trains nothing; its figures go to the study's own folder in `figures`."""
     from mtlib.study.grids import Study
     from mtlib.study.report import Report
 
-    return Report(Study(preset, corpus, results, seed=seed, train=False))
+    study = Study(preset, corpus, results, seed=seed, train=False)
+    return Report(study, figures / study.tables.name)
 
 
 def said(written: list[str], missing: list[str], folder: Path) -> None:
-    """Say what was written and what was not; raises MissingRunError when nothing was."""
+    """Say what was written and what was not; what tells of the corpus alone needs no run."""
     for message in missing:
         typer.echo(f"missing: {message}", err=True)
-    if not written:
-        raise MissingRunError(f"{folder}: nothing to write, no run is finished; `make run` trains them")
+    if missing:
+        typer.echo("`make run` trains what is missing", err=True)
     typer.echo(f"{folder}: {', '.join(written)}")
 
 

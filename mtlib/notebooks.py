@@ -6,7 +6,6 @@ before a kernel starts. The kernel is this interpreter, and dies with the proces
 """
 
 import ast
-import ctypes
 import difflib
 import json
 import logging
@@ -31,10 +30,10 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from mtlib.config import label
 from mtlib.errors import ConfigurationError, StageError
+from mtlib.pipeline import end_with
 from mtlib.training.files import RunLock, make_folder, storage, write_json
 
 TYPES = {t.__name__: t for t in (str, int, float, bool, list, dict)}
-PR_SET_PDEATHSIG = 1
 
 
 def project_root() -> Path:
@@ -50,13 +49,16 @@ def project_root() -> Path:
 
 
 def begin() -> None:
-    """First call of a notebook: go where the runner would run it, and set the figures' style.
+    """First call of a notebook: go where the runner would run it, show tables whole, and set the figures' style.
 
     Jupyter starts a kernel in the notebook's own folder; from the project's root it finds the same runs.
     """
+    import pandas as pd
+
     from mtlib.study.figures import use_style
 
     os.chdir(project_root())
+    pd.set_option("display.max_columns", None, "display.max_rows", 200)
     use_style()
 
 
@@ -200,8 +202,17 @@ def _run(notebook, stem: str, parameters: dict, folder: Path, root: Path, timeou
             raise
         raise StageError(f"{stem}: code cell {progress.cell}: {message}; see {_short(failed, root)}") from error
     running.replace(complete)
-    record(status="complete", seconds=round(time.monotonic() - clock, 1))
+    record(status="complete", seconds=round(time.monotonic() - clock, 1), environment=_environment())
     return complete
+
+
+def _environment() -> dict[str, object]:
+    """What an executed notebook may depend on: versions, system and commit."""
+    from mtlib.training.device import Device
+    from mtlib.training.runs import environment
+
+    device = Device()
+    return environment(device.device, device.precision)
 
 
 def _execute(notebook, output: Path, parameters: dict, root: Path, timeout: float | None, progress: "_Progress"):
@@ -319,10 +330,7 @@ def _kernel_manager(folder: Path) -> type:
 
 def _launch_kernel() -> None:
     """Become an IPython kernel that ends with its parent: by signal on Linux, by ipykernel's own polling elsewhere."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != int(os.environ.get("JPY_PARENT_PID", os.getppid())):
-            sys.exit("the process that started this kernel is gone")
+    end_with(int(os.environ.get("JPY_PARENT_PID", os.getppid())), signal.SIGKILL)
     from ipykernel.kernelapp import launch_new_instance
 
     os.environ.setdefault("MTLIB_PROGRESS", "lines")

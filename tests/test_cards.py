@@ -15,7 +15,9 @@ from mtlib.training.runs import Run
 @pytest.fixture
 def copied(run, tmp_path):
     """A copy of the finished run that a test may alter."""
-    return Run(shutil.copytree(run.path, tmp_path / "runs" / run.id))
+    copy = Run(shutil.copytree(run.path, tmp_path / "runs" / run.id))
+    copy.set_status("complete")
+    return copy
 
 
 def with_experiment(run, **changes):

@@ -64,8 +64,9 @@ def test_probe_reads_what_is_in_the_vectors(corpus):
     assert frames[0]["id"].tolist() == corpus["sst"].dev["id"].tolist()
 
 
-def test_vectors_are_the_models_own(corpus, run):
+def test_vectors_are_the_models_own_and_kept(corpus, run, tmp_path):
     model = run.model()
-    found, texts = n.vectors(model, corpus), corpus["sst"].dev["text_a"].tolist()
+    found, texts = n.vectors(lambda: model, "it", corpus, cache=tmp_path), corpus["sst"].dev["text_a"].tolist()
     assert found["dev"] == pytest.approx(model.embed(texts), abs=0.05)
-    assert found["train"].shape == (len(corpus["sst"].train), found["dev"].shape[1])
+    kept = n.vectors(None, "it", corpus, cache=tmp_path)
+    assert all((kept[split] == found[split]).all() for split in ("train", "dev"))

@@ -1,22 +1,27 @@
-"""The six methods, and the tables and figures that finished runs give without training."""
+"""The six methods, and the tables and figures of every notebook, that finished runs give without training."""
 
+import ast
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
-import matplotlib.pyplot as plt
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import made_up_corpus
 
 from mtlib.data.corpus import Corpus
-from mtlib.errors import MissingRunError
+from mtlib.errors import MissingRunError, StorageError
 from mtlib.study import cards, ensembles, grids, paper
+from mtlib.study.chapters import CHAPTERS, Methods
+from mtlib.study.chapters.methods import cost
 from mtlib.study.ensembles import families, soup
 from mtlib.study.grids import Study
 from mtlib.study.parts import ChoosingHalf, Dev, ReportingHalf, task_scores
-from mtlib.study.report import Report, cost
+from mtlib.study.report import Report
 
+NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 ROWS = [
     {"epochs": 10, "learning_rate": 1e-5, "mu": mu, "beta": 0.75, "use": {"epochs": 1, "learning_rate": 1e-3}}
     for mu in (1, 3)
@@ -33,16 +38,23 @@ def small_study(results, **options):
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    """A report whose study trains what it needs."""
-    return Report(small_study(tmp_path_factory.mktemp("results")))
+    """The methods of a study that trains what it needs."""
+    folder = tmp_path_factory.mktemp("results")
+    return Methods(small_study(folder), folder / "figures")
 
 
 @pytest.fixture(scope="module")
-def tables(report):
-    """The tables as training wrote them: path -> bytes."""
-    for name in ("table_2", "table_6", "table_7", "table_8", "table_7_differences", "table_calibration"):
-        report.write_table(name)
-    return {path: path.read_bytes() for path in report.study.tables.iterdir()}
+def written(report):
+    """Everything that the notebooks write, training what they need: path -> bytes."""
+    paths = [report.folder / "figure_1a.html"]
+    for chapter in CHAPTERS.values():
+        told = chapter(report.study, report.folder)
+        for name in told.table_names:
+            told.write_table(name)
+        for name in told.figure_names:
+            told.write_figure(name)
+        paths += told.outputs()
+    return {path: path.read_bytes() for path in paths}
 
 
 @pytest.fixture
@@ -83,22 +95,52 @@ def test_without_training_a_missing_run_is_said_and_nothing_is_begun(tmp_path):
     with pytest.raises(MissingRunError, match=r"run baseline-\w{8} is not finished"):
         study.baseline()
     assert study.available({"a": study.baseline, "b": study.baseline}) == {} and len(study.missing) == 1
-    report = Report(study)
-    assert report.write_all(["table_1", "table_7"], report.write_table) == []
+    report = Report(study, tmp_path / "figures")
+    corpus = ["data_summary", "data_balance", "data_lengths", "data_leakage", "data_difficulty"]
+    assert report.write_all(report.tables, report.write_table) == corpus
+    assert report.write_all(report.figures, report.write_figure) == corpus[1:3] + corpus[4:]
     assert any(message.startswith("table_7: run baseline-") for message in study.missing)
-    assert list(tmp_path.iterdir()) == []
+    assert "table_1: all of the runs of Table 1 are not finished" in study.missing
+    assert not (tmp_path / "runs").exists()
 
 
-def test_rebuilt_tables_are_the_same_bytes(tables, report, finished):
+def test_what_is_rebuilt_is_what_the_notebooks_wrote_to_the_byte(report, written, finished):
+    assert len(written) == 3 * 39 + 2 * 25 + 1
     shutil.rmtree(report.study.tables)
-    rebuilt = Report(finished)
-    written = rebuilt.write_all(rebuilt.table_names, rebuilt.write_table)
-    assert written == [name for name in rebuilt.table_names if name not in ("table_1", "table_3", "table_5")]
-    assert {path: path.read_bytes() for path in tables} == tables
+    shutil.rmtree(report.folder)
+    rebuilt = Report(finished, report.folder)
+    assert rebuilt.write_all(rebuilt.tables, rebuilt.write_table) == list(rebuilt.tables)
+    assert rebuilt.write_all(rebuilt.figures, rebuilt.write_figure) == list(rebuilt.figures)
+    assert finished.missing == []
+    folders = report.study.tables, report.folder
+    assert {path: path.read_bytes() for folder in folders for path in folder.iterdir()} == written
+
+
+@pytest.mark.parametrize("stage", CHAPTERS)
+def test_a_notebook_writes_what_its_chapter_has_and_nothing_else(stage, report):
+    chapter = CHAPTERS[stage]
+    names = {*chapter._tables, *chapter._figures}
+    cells = nbformat.read(NOTEBOOKS / f"{stage}.ipynb", as_version=4).cells
+    tree = ast.parse("\n".join(cell.source for cell in cells if cell.cell_type == "code"))
+    texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
+    asked = [call.args[0] for call in calls if call.func.attr in ("write_table", "write_figure", "table", "figure")]
+    assert names <= texts
+    assert {node.value for node in asked if isinstance(node, ast.Constant)} <= names
+    assert cells[-1].source == 'print(*report.outputs(), sep="\\n")'
+
+
+def test_a_chapter_says_which_file_was_not_written(report, tmp_path):
+    baseline = CHAPTERS["01_baseline"](report.study, tmp_path)
+    baseline.write_table("table_baseline")
+    with pytest.raises(StorageError, match=r"learning_curves.pdf: expected this notebook to have written it"):
+        baseline.outputs()
+    baseline.write_figure("learning_curves")
+    assert len(baseline.outputs()) == 5
 
 
 def test_table_7_is_scored_where_nothing_was_chosen_and_says_what_it_costs(report):
-    table = report.all_methods(7, ReportingHalf()).set_index("method")
+    table = report.table("table_7").set_index("method")
     for name, system in report.systems.items():
         assert table.loc[name, "mean"] == task_scores(system, ReportingHalf())["mean"]
         assert table.loc[name, "all of dev"] == task_scores(system, Dev())["mean"]
@@ -141,14 +183,5 @@ def test_an_unlabelled_test_split_has_no_table_8(report):
     splits = {t: replace(s, test=s.test.drop(columns="label")) for t, s in report.study.corpus.splits.items()}
     study = small_study(report.study.results, train=False)
     study.corpus = Corpus("made up", study.corpus.tasks, splits)
-    names = Report(study).table_names
+    names = Methods(study).table_names
     assert "table_7" in names and not any(name.startswith("table_8") for name in names)
-
-
-def test_every_figure_is_drawn_without_training(finished, tmp_path):
-    drawn = Report(finished)
-    written = drawn.write_all(drawn.figures, lambda name: plt.close(drawn.figures[name]()))
-    assert written == [name for name in drawn.figures if name != "figure_3"]
-    assert finished.missing[-1].startswith("figure_3: none of its runs")
-    drawn.write_figure("figure_1a", tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {f"figure_1a.{kind}" for kind in ("pdf", "png", "html")}

@@ -151,3 +151,14 @@ def test_small_numbers_are_not_shown_as_zero():
     shown = tables.pretty(pd.DataFrame({"penalty": [1.62e-6, 4e-4, 6e-4, 0.0], "mu": [1e-5, 0.3, 3.0, 1.0]}))
     assert shown["penalty"].tolist() == ["1.6e-06", "4.0e-04", "0.001", "0.000"]
     assert shown["mu"].tolist() == ["1e-05", "0.3", "3", "1"]
+
+
+def test_bounds_keep_the_decimals_of_their_difference_and_rows_have_no_number():
+    shown = tables.pretty(pd.DataFrame({"difference": [2e-4], "low": [-1.5e-4], "share high": [4e-4]}))
+    assert shown.iloc[0].tolist() == ["+0.000", "-0.000", "0.000"] and shown.index.tolist() == [""]
+
+
+def test_sentences_stand_on_the_left():
+    page = tables.readable(pd.DataFrame({"text": ["A mess."], "score": [0.123]})).to_html()
+    assert re.search(r"th\.col0 \{\s*text-align: left;", page) and "col1 {" not in page
+    assert re.search(r"row0_col0 \{\s*text-align: left;", page) and ">0.12<" in page

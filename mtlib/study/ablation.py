@@ -1,5 +1,6 @@
 """SMART taken apart: its controls, the ball at several radii, and the ladder from no penalty to an adversary."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -7,9 +8,7 @@ import pandas as pd
 
 from mtlib.objectives.smart import Smart
 from mtlib.study import comparisons
-from mtlib.study.ensembles import best, score_table
 from mtlib.study.grids import WEIGHT, Study
-from mtlib.study.parts import ChoosingHalf
 from mtlib.training.runs import Run
 
 LADDER = ("none", "consistency", "random", "adversarial")
@@ -19,16 +18,23 @@ RUNGS = list(zip(LADDER, LADDER[1:], strict=False))
 """Each rung with the one before it: the pairs whose differences say what the step is worth."""
 
 
+SYSTEMS: dict[str, Callable[[Study], Run]] = {
+    name + ending: lambda study, call=name + tail, sampler=sampler, penalty=penalty: study.run(
+        call, sampler=sampler, penalties=penalty
+    )
+    for name, sampler in (("baseline", "round_robin"), ("annealed", "annealed"))
+    for ending, tail, penalty in (
+        ("", "", []),
+        ("+SMART", "-smart", [Smart(weight=WEIGHT)]),
+        (", no dropout", "-no-dropout", [Smart(weight=0.0, dropout="off")]),
+    )
+}
+"""Table 7's rows with and without SMART, and for each sampler a control without dropout and without a penalty."""
+
+
 def systems(study: Study) -> dict[str, Run]:
-    """Table 7's rows with and without SMART, and for each sampler a run without dropout and without a penalty."""
-    found = {}
-    for name, sampler in (("baseline", "round_robin"), ("annealed", "annealed")):
-        smart = [Smart(weight=WEIGHT)]
-        found[name] = study.run(name, sampler=sampler)
-        found[f"{name}+SMART"] = study.run(f"{name}-smart", sampler=sampler, penalties=smart)
-        control = [Smart(weight=0.0, dropout="off")]
-        found[f"{name}, no dropout"] = study.run(f"{name}-no-dropout", sampler=sampler, penalties=control)
-    return found
+    """The runs of SYSTEMS."""
+    return {name: make(study) for name, make in SYSTEMS.items()}
 
 
 def ball(study: Study, radius: float) -> Run:
@@ -38,10 +44,7 @@ def ball(study: Study, radius: float) -> Run:
 
 def best_radius(study: Study) -> float:
     """The radius whose ball, trained without dropout, has the best mean on the choosing half of dev."""
-    runs = {str(radius): ball(study, radius) for radius in study.preset.choices["radii"]}
-    if len(runs) == 1:
-        return float(next(iter(runs)))
-    return float(best(score_table(runs, ChoosingHalf(), study.experiment("baseline").tasks)))
+    return float(study.best({str(radius): ball(study, radius) for radius in study.preset.choices["radii"]}))
 
 
 def ladder(study: Study, mode: str, radius: float | None = None) -> dict[str, Run]:
@@ -50,16 +53,19 @@ def ladder(study: Study, mode: str, radius: float | None = None) -> dict[str, Ru
     With weight 0 and independent masks the loss is the task's alone and dropout is on: "none" is plain training.
     radius: the ball's, for mode "ball".
     """
+    return {name: rung(study, name, mode, radius) for name in LADDER}
+
+
+def rung(study: Study, name: str, mode: str, radius: float | None = None) -> Run:
+    """The run called `name` of a `ladder`."""
+    if name == "none":
+        return study.run("annealed", sampler="annealed")
     options = _ball(study, radius) if mode == "ball" else {"mode": mode, "weight": WEIGHT}
-    plain = {"direction": "none", "weight": options["weight"]}
+    if name == "consistency":
+        weight = options["weight"]
+        return _annealed(study, f"consistency-{weight:g}", dropout="independent", direction="none", weight=weight)
     label = mode if radius is None else f"{mode}-{radius:g}"
-    return {
-        "none": study.run("annealed", sampler="annealed"),
-        "consistency": _annealed(study, f"consistency-{options['weight']:g}", dropout="independent", **plain),
-    } | {
-        name: _annealed(study, f"{label}-{name}", dropout="independent", direction=name, **options)
-        for name in ("random", "adversarial")
-    }
+    return _annealed(study, f"{label}-{name}", dropout="independent", direction=name, **options)
 
 
 def _ball(study: Study, radius: float | None) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -9,11 +10,12 @@ import pandas as pd
 import torch
 import transformers
 
-from mtlib.config import Experiment, Optimisation, experiment, label, preset, pretraining
-from mtlib.data.corpus import load_corpus
+from mtlib.config import Experiment, Optimisation, Preset, experiment, label, preset, pretraining
+from mtlib.data.corpus import Corpus, load_corpus
 from mtlib.errors import ConfigurationError, MissingRunError
 from mtlib.objectives.bregman import Bregman
 from mtlib.objectives.smart import Smart
+from mtlib.samplers import SAMPLERS
 from mtlib.study import cards, ensembles
 from mtlib.study.parts import ChoosingHalf
 from mtlib.tasks import TASKS
@@ -33,7 +35,7 @@ class Study:
 
     preset: a preset's name. corpus: where `load_corpus` finds it; None is the preset's own.
     train: whether what is missing is trained; without it, it is a MissingRunError, or left out and noted in `missing`.
-    tables: the folder of this study's tables, `<results>/tables/<preset>-<corpus>`.
+    tables: the folder of this study's tables, `<results>/tables/<preset>-<corpus>`; called: another name for <preset>.
     """
 
     def __init__(
@@ -45,13 +47,19 @@ class Study:
         seed: int = 0,
         progress: str = "auto",
         train: bool = True,
+        called: str | None = None,
     ):
         self.preset_name, self.preset = preset_name, preset(preset_name)
-        self.corpus = load_corpus(corpus or self.preset.corpus)
+        self.source = corpus or self.preset.corpus
         self.results, self.seed, self.progress = results, seed, progress
         self.train, self.missing = train, []
         self.home = self
-        self.tables = Path(results) / "tables" / label(preset_name, corpus or self.preset.corpus)
+        self.tables = Path(results) / "tables" / label(called or preset_name, self.source)
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        """The corpus, read when it is first asked for."""
+        return load_corpus(self.source)
 
     def about(self) -> str:
         """Versions, device, precision, threads, corpus and encoder, for the top of a notebook."""
@@ -85,16 +93,34 @@ class Study:
 
         The keys are such as "K = 5" and "K = 20, mask"; the preset's own pretraining is one of them.
         """
-        own = pretraining(self.preset)
-        makers = {}
-        for size in self.preset.choices["ranking_sizes"]:
-            changes = {"batch_size": size, "steps": max(1, round(own.steps * own.batch_size / size))}
-            policies = ("keep", "mask") if size > TASKS[own.task].classes else (own.false_negatives,)
-            for policy in policies:
-                name = f"K = {size}, {policy}" if len(policies) > 1 else f"K = {size}"
-                fields = {"name": f"mnrl-{size}-{policy}", "false_negatives": policy, **changes}
-                makers[name] = lambda fields=fields: self.pretrained(**fields)
-        return self.available(makers)
+        every = ranking_fields(self.preset).items()
+        return self.available({name: lambda fields=fields: self.pretrained(**fields) for name, fields in every})
+
+    def samplers(self) -> dict[str, Run]:
+        """The four samplers at equal steps, without penalty."""
+        return {name.replace("_", " "): self.sampled(name) for name in SAMPLERS}
+
+    def sampled(self, sampler: str) -> Run:
+        """One sampler without penalty; round robin is the baseline."""
+        return self.baseline() if sampler == "round_robin" else self.run(sampler.replace("_", "-"), sampler=sampler)
+
+    def without_mnrl(self) -> Run:
+        """What `best_mnrl` is without its pretraining."""
+        return self.run("no-mnrl", **self.fields(4, self._best_mnrl_row()) | {"start_from": None})
+
+    def unpenalised(self, number: int, row: Mapping[str, Any]) -> Run:
+        """The control of a row of Table 5 or 6: its settings, no penalty, no halving."""
+        changes = {"penalties": [Bregman(weight=0.0, decay=0.99)], "schedule": "constant"}
+        return self.run(f"table-{number}-no-penalty", **self.fields(number, row) | changes)
+
+    def momentum(self, penalty: Bregman) -> Run:
+        """A row of Table 6 with another momentum, one of `momenta`."""
+        name = f"momentum-{penalty.decay:g}-{penalty.late_decay or 'constant'}"
+        return self.run(name, **self.fields(6, momentum_row(self.preset)) | {"penalties": [penalty]})
+
+    def momenta(self) -> list[Run]:
+        """One row of Table 6 with each of `momenta`: its own, the preset's, and last the SMART paper's schedule."""
+        return [self.momentum(penalty) for penalty in momenta(self.preset)]
 
     def _carried_out(self, training: Callable[..., Run], settings: Optimisation) -> Run:
         """The finished run of `settings`, with its model card; MissingRunError where it may not be trained."""
@@ -130,27 +156,26 @@ class Study:
 
     def methods(self) -> dict[str, Run]:
         """The six methods of Table 7, by their names there."""
-        smart = [Smart(weight=WEIGHT)]
-        return {
-            "baseline": self.baseline(),
-            "baseline+SMART": self.run("baseline-smart", penalties=smart),
-            "annealed": self.run("annealed", sampler="annealed"),
-            "annealed+SMART": self.run("annealed-smart", sampler="annealed", penalties=smart),
-            "MNRL+annealed+SMART": self.best_mnrl(),
-            "MNRL+Bregman": self.best_bregman(),
-        }
+        return {name: make(self) for name, make in METHODS.items()}
 
     def best_bregman(self) -> Run:
         """The row of Table 6 with the best mean on the choosing half of dev."""
         rows = {str(row): row for row in self.preset.grids["table_6"]}
-        runs = {name: self.home.row(6, row) for name, row in rows.items()}
-        return self.row(6, rows[ensembles.best(ensembles.score_table(runs, ChoosingHalf()))])
+        return self.row(6, rows[self.best({name: self.home.row(6, row) for name, row in rows.items()})])
+
+    def best(self, runs: Mapping[str, Run]) -> str:
+        """The name of the run with the best mean on the choosing half of dev; of one alone nothing is read."""
+        if len(runs) == 1:
+            return next(iter(runs))
+        return ensembles.best(ensembles.score_table(runs, ChoosingHalf(), next(iter(runs.values())).experiment.tasks))
 
     def best_mnrl(self) -> Run:
         """MNRL + annealed + SMART for 25 of the report's epochs (Table 4), where Table 6 starts."""
+        return self.row(4, self._best_mnrl_row())
+
+    def _best_mnrl_row(self) -> Mapping[str, Any]:
         rows = self.preset.grids["table_4"]
-        row = next((row for row in rows if row["epochs"] == 25), rows[0])
-        return self.row(4, row)
+        return next((row for row in rows if row["epochs"] == 25), rows[0])
 
     def row(self, number: int, row: Mapping[str, Any]) -> Run:
         """The run of one row (settings as published, and `use`) of table `number`."""
@@ -195,3 +220,41 @@ def summary(run: Run) -> dict[str, Any]:
     """A run's dev scores (all of dev, chosen epoch), the epoch, the training seconds, and its id."""
     epochs = f"{run.best_epoch}/{run.experiment.epochs}"
     return {name: run.scores[name] for name in SCORES} | {"epoch": epochs, "seconds": run.seconds, "run": run.id}
+
+
+METHODS: dict[str, Callable[[Study], Run]] = {
+    "baseline": Study.baseline,
+    "baseline+SMART": lambda study: study.run("baseline-smart", penalties=[Smart(weight=WEIGHT)]),
+    "annealed": lambda study: study.run("annealed", sampler="annealed"),
+    "annealed+SMART": lambda study: study.run("annealed-smart", sampler="annealed", penalties=[Smart(weight=WEIGHT)]),
+    "MNRL+annealed+SMART": Study.best_mnrl,
+    "MNRL+Bregman": Study.best_bregman,
+}
+"""The methods of Table 7: how a study makes each."""
+
+
+def ranking_fields(chosen: Preset) -> dict[str, dict[str, Any]]:
+    """The pretraining fields of each of `Study.rankings`, by its name there."""
+    own = pretraining(chosen)
+    found = {}
+    for size in chosen.choices["ranking_sizes"]:
+        changes = {"batch_size": size, "steps": max(1, round(own.steps * own.batch_size / size))}
+        policies = ("keep", "mask") if size > TASKS[own.task].classes else (own.false_negatives,)
+        for policy in policies:
+            name = f"K = {size}, {policy}" if len(policies) > 1 else f"K = {size}"
+            found[name] = {"name": f"mnrl-{size}-{policy}", "false_negatives": policy, **changes}
+    return found
+
+
+def momentum_row(chosen: Preset) -> Mapping[str, Any]:
+    """The row of Table 6 at which momenta are compared: 10 epochs, mu 1, beta .75 where the preset has it."""
+    rows = chosen.grids["table_6"]
+    return next((row for row in rows if (row["epochs"], row["mu"], row["beta"]) == (10, 1, 0.75)), rows[0])
+
+
+def momenta(chosen: Preset) -> list[Bregman]:
+    """The row's own momentum, the preset's, and last the SMART paper's schedule, all at the row's mu."""
+    row = momentum_row(chosen)
+    weight, decays = float(row["mu"]), (row["beta"], *chosen.choices["decays"])
+    constant = [Bregman(weight=weight, decay=float(decay)) for decay in decays]
+    return [*constant, Bregman(weight=weight, decay=0.99, late_decay=0.999, switch_at=0.1)]

@@ -1,6 +1,7 @@
 """What ranking did to sentence vectors: neighbourhoods by class and a linear probe, before and after; with figures."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -21,12 +22,14 @@ from mtlib.data.corpus import Corpus
 from mtlib.model import MultitaskModel
 from mtlib.objectives.ranking import class_distinct_batch, multiple_negatives_ranking_loss
 from mtlib.randomness import generator
+from mtlib.study import analysis
 from mtlib.study.figures import COLUMN_WIDTH, PAGE_WIDTH, PALETTE, use_style
 from mtlib.study.parts import Stored
 from mtlib.study.statistics import bootstrap_p, percentile_interval, resolve
 from mtlib.tasks import TASKS
 from mtlib.training.device import Device
 from mtlib.training.pretraining import DEV_BATCHES
+from mtlib.training.start import Start
 
 MEASURES = ("purity", "silhouette")
 
@@ -59,10 +62,24 @@ def ranking_loss(model: MultitaskModel, settings: Pretraining, corpus: Corpus) -
     return float(np.mean(losses))
 
 
-def vectors(model: MultitaskModel, corpus: Corpus, task: str = "sst") -> dict[str, np.ndarray]:
-    """Sentence vectors [n, hidden] of a task's train and dev sentences, in the precision that runs are scored in."""
-    with Device().autocast():
-        return {split: model.embed(getattr(corpus[task], split)["text_a"].tolist()) for split in ("train", "dev")}
+def weights(start: Start) -> str:
+    """What names the sentence vectors of the encoder that runs start from, for a cache."""
+    return f"{start.fingerprint} {start.experiment.pooling} {start.experiment.max_tokens}"
+
+
+def vectors(
+    load: Callable[[], MultitaskModel], weights: str, corpus: Corpus, task: str = "sst", *, cache: Path | None = None
+) -> dict[str, np.ndarray]:
+    """Sentence vectors [n, hidden] of a task's train and dev sentences, in the precision that runs are scored in.
+
+    load, weights, cache: the model, its name and where vectors are kept, as in `analysis.embedded`.
+    """
+    device, found = Device(), {}
+    for split in ("train", "dev"):
+        texts = getattr(corpus[task], split)["text_a"].tolist()
+        with device.autocast():
+            found[split] = analysis.embedded(load, f"{weights} {device.precision}", texts, cache=cache)
+    return found
 
 
 def examples_of(measure: str, embeddings: np.ndarray, labels: np.ndarray, k: int = 10) -> np.ndarray:

@@ -78,11 +78,11 @@ def tsne_page(
                 )
             )
         shown = [panel == number for panel in range(len(panels)) for _ in names]
-        buttons.append({"label": name.replace("\n", " "), "method": "update", "args": [{"visible": shown}]})
+        buttons.append({"label": name.replace("\n", ", "), "method": "update", "args": [{"visible": shown}]})
     axis = {"visible": False}
     figure = go.Figure(traces)
     figure.update_layout(title=title, template="plotly_white", xaxis=axis, yaxis=axis | {"scaleanchor": "x"})
-    figure.update_layout(updatemenus=[{"buttons": buttons, "x": 1, "xanchor": "right", "y": 1.12}], hovermode="closest")
+    figure.update_layout(updatemenus=[{"buttons": buttons, "x": 1, "xanchor": "right", "y": 1.08}], hovermode="closest")
     page = figure.to_html(include_plotlyjs=True, include_mathjax=False, div_id="tsne", config={"displaylogo": False})
     with storage("create", path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from pandas.io.formats.style import Styler
 
 from mtlib.errors import ConfigurationError
 from mtlib.study import paper
@@ -54,7 +55,7 @@ def write_table(
     `caption` heads the Markdown and LaTeX forms. Raises StorageError when the folder cannot be written.
     """
     folder = Path(folder)
-    shown = pretty(table, digits)
+    shown = pretty(table, digits).reset_index(drop=True)
     texts = {
         "csv": _csv(table),
         "md": (f"**{caption}**\n\n" if caption else "") + shown.to_markdown(index=False, disable_numparse=True) + "\n",
@@ -74,9 +75,18 @@ def write_table(
 def pretty(table: pd.DataFrame, digits: int = 3) -> pd.DataFrame:
     """The table as text: scores with `digits` decimals (what would round to 0 as 1.6e-06), nothing for NaN.
 
-    Differences have a sign, settings are short.
+    Differences have a sign, settings are short, rows are not numbered.
     """
-    return pd.DataFrame({name: [_cell(value, str(name), digits) for value in table[name]] for name in table.columns})
+    cells = {name: [_cell(value, str(name), digits) for value in table[name]] for name in table.columns}
+    return pd.DataFrame(cells, index=[""] * len(table))
+
+
+def readable(table: pd.DataFrame) -> Styler:
+    """A table with sentences to be shown in a notebook: they stand on the left, rows are not numbered."""
+    words = [name for name in table.columns if not pd.api.types.is_numeric_dtype(table[name])]
+    heads = [{"selector": f"th.col{table.columns.get_loc(name)}", "props": "text-align: left"} for name in words]
+    shown = table.style.hide(axis="index").format(precision=2)
+    return shown.set_properties(subset=words, **{"text-align": "left"}).set_table_styles(heads)
 
 
 def _cell(value, name: str, digits: int) -> str:
@@ -88,7 +98,8 @@ def _cell(value, name: str, digits: int) -> str:
         if name.split(" ")[-1] == "difference":
             return f"{value:+.{digits}f}"
         is_setting = float(value).is_integer() and abs(value) > 1 or name in ("learning_rate", "mu", "beta", "weight")
-        if not is_setting and 0 < abs(value) < 0.5 * 10**-digits:
+        is_bound = name.split(" ")[-1] in ("low", "high")
+        if not (is_setting or is_bound) and 0 < abs(value) < 0.5 * 10**-digits:
             return f"{value:.1e}"
         return f"{value:g}" if is_setting else f"{value:.{digits}f}"
     return "" if value is None else str(value)

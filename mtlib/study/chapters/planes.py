@@ -1,4 +1,4 @@
-"""Figure 1a: the SST dev sentences in the plane, by the encoder as it is found and after ranking alone."""
+"""Notebook 07: the SST dev sentences in the plane, by the encoder as it is found and after ranking alone."""
 
 from functools import cached_property
 from pathlib import Path
@@ -7,18 +7,19 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from mtlib.study import analysis, pictures
+from mtlib.study import analysis, neighbourhoods, pictures
+from mtlib.study.chapters.chapter import Chapter, figure, table
 from mtlib.study.grids import Study
 
 
-class SentimentPlanes:
-    """Embeddings and t-SNE planes of a study's SST dev sentences, each computed once and kept in the results' cache.
+class Planes(Chapter):
+    """Figure 1a: embeddings and t-SNE planes of the SST dev sentences, each kept in the results' cache.
 
     texts [n], labels [n]: the sentences.
     """
 
-    def __init__(self, study: Study):
-        self.study, self.cache = study, Path(study.results) / "cache"
+    def __init__(self, study: Study, folder: str | Path = "figures"):
+        super().__init__(study, folder)
         dev = study.corpus["sst"].dev
         self.texts, self.labels = dev["text_a"].tolist(), dev["label"].to_numpy()
 
@@ -26,10 +27,10 @@ class SentimentPlanes:
     def embeddings(self) -> dict[str, np.ndarray]:
         """The SST dev sentences [n, hidden] by the encoder as it is found, and after MNRL alone."""
         start, mnrl = self.study.start(), self.study.pretrained()
-        e, folder = start.experiment, self.cache / "embeddings"
-        found = f"{start.fingerprint} {e.pooling} {e.max_tokens}"
+        folder, weights = self.cache / "embeddings", neighbourhoods.weights(start)
+        encoder = Path(start.experiment.encoder).name
         return {
-            f"{Path(e.encoder).name} as it is": analysis.embedded(start.model, found, self.texts, cache=folder),
+            f"{encoder} as it is": analysis.embedded(start.model, weights, self.texts, cache=folder),
             "after MNRL alone": analysis.embedded(mnrl.model, mnrl.identity, self.texts, cache=folder),
         }
 
@@ -44,8 +45,8 @@ class SentimentPlanes:
             for key, plane in analysis.tsne_grid(vectors, *settings, cache=self.cache / "tsne").items()
         }
 
-    @cached_property
-    def neighbourhoods(self) -> pd.DataFrame:
+    @table("table_figure_1a", "Neighbourhoods of the SST dev sentences, {corpus}")
+    def numbers(self) -> pd.DataFrame:
         """Silhouette and purity of 10 neighbours with their intervals: of the embeddings, and of every t-SNE plane."""
         spaces = {(name, "embeddings"): (vectors, "cosine") for name, vectors in self.embeddings.items()}
         spaces |= {(n, f"t-SNE {p:g}, {i}"): (plane, "euclidean") for (n, p, i), plane in self.planes.items()}
@@ -59,7 +60,7 @@ class SentimentPlanes:
 
     def panels(self) -> dict[str, np.ndarray]:
         """Figure 1a's planes by title: encoder, setting, and the plane's own purity and silhouette."""
-        numbers = self.neighbourhoods.set_index(["encoder", "space"])
+        numbers = self.table("table_figure_1a").set_index(["encoder", "space"])
         panels = {}
         for (name, p, i), plane in self.planes.items():
             row = numbers.loc[(name, f"t-SNE {p:g}, {i}")]
@@ -68,12 +69,20 @@ class SentimentPlanes:
             panels[f"{name}\nperplexity {p:g}, {i} iterations\n{span}\n{outline}"] = plane
         return panels
 
-    def figure(self) -> Figure:
+    @figure("figure_1a")
+    def figure_1a(self) -> Figure:
         """t-SNE of the sentences: the encoder as it is, then after MNRL alone."""
         columns = max(2, len(self.study.preset.choices["tsne_iterations"]))
         return pictures.tsne_panels(self.panels(), self.labels, columns=columns)
 
-    def hover_page(self, folder: str | Path) -> Path:
-        """The same as one HTML file, `figure_1a.html`, whose points show their sentences."""
-        title = f"SST dev sentences, {self.study.corpus.title}"
-        return pictures.tsne_page(self.panels(), self.labels, self.texts, Path(folder) / "figure_1a.html", title=title)
+    @property
+    def page(self) -> Path:
+        """Figure 1a as an HTML page whose points show their sentences."""
+        return self.folder / "figure_1a.html"
+
+    def write_figure(self, name: str) -> Figure:
+        """Write figure 1a as PDF and PNG, and as `page`."""
+        drawn = super().write_figure(name)
+        title = f"SST dev sentences, {self.title}"
+        pictures.tsne_page(self.panels(), self.labels, self.texts, self.page, title=title)
+        return drawn

@@ -1,0 +1,151 @@
+"""The web site: built of executed notebooks, complete on the disk, and searched in a real browser."""
+
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from base64 import b64encode
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import nbformat
+import pandas as pd
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from mtlib.study import figures, paper, tables
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCSTRINGS = runpy.run_path(str(ROOT / "docs/_ext/docstrings.py"))
+pytest.importorskip("jupyter_book", reason="the site is not installed: `make site` does it")
+
+
+def build(folder, *options):
+    """Run docs/build.py on the results and figures in `folder`."""
+    command = [sys.executable, ROOT / "docs/build.py", "--preset", "smoke", "--output", folder / "docs", *options]
+    folders = ["--results", folder / "results", "--figures", folder / "figures"]
+    return subprocess.run([*command, *folders], capture_output=True, text=True, cwd=folder)
+
+
+def executed(picture: bytes) -> nbformat.NotebookNode:
+    """A notebook with a formula, and a printed line, a table and a figure as outputs."""
+    table = pd.DataFrame({"method": ["SMART"], "mean": [0.782]})
+    shown = {"text/html": table.to_html(), "text/plain": str(table)}
+    outputs = [
+        new_output("stream", name="stdout", text="mean 0.782\n"),
+        new_output("execute_result", data=shown, execution_count=1),
+        new_output("display_data", data={"image/png": b64encode(picture).decode(), "text/plain": "<Figure>"}),
+    ]
+    text = r"# 03 SMART: adversary or noise?" + "\n\nWith $\\ell_s \\geq 0$:\n\n$$p_i \\propto N_i^\\alpha$$"
+    cells = [new_markdown_cell(text), new_code_cell("report.write_table()", outputs=outputs, execution_count=1)]
+    return new_notebook(cells=cells, metadata={"language_info": {"name": "python", "pygments_lexer": "ipython3"}})
+
+
+@pytest.fixture(scope="module")
+def html(tmp_path_factory):
+    """The folder of a site that was built of one notebook, Table 7 and one figure."""
+    folder = tmp_path_factory.mktemp("site")
+    notebooks = folder / "results/notebooks/smoke-sample"
+    notebooks.mkdir(parents=True)
+    figure, axes = plt.subplots()
+    axes.plot([1, 2, 3])
+    picture = figures.save(figure, "figure_3", folder / "figures/smoke-sample")[1].read_bytes()
+    nbformat.write(executed(picture), notebooks / "03_smart.ipynb")
+    nbformat.write(executed(picture), notebooks / "04_mnrl.running.ipynb")
+    ours = paper.table(7).assign(evenness=0.5)
+    beside = tables.beside_paper(ours, 7)
+    tables.write_table(beside, "table_7", folder / "results/tables/smoke-sample", caption="All methods")
+    done = build(folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "docs/_build/html"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Debian's Chromium."""
+    program = shutil.which("chromium")
+    if not program:
+        pytest.skip("Chromium is not installed: `make system` does it")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser):
+    """A page, and in `page.faults` what it asked of the network, could not load, or complained of."""
+    page = browser.new_page()
+    page.faults = []
+    page.on("request", lambda r: page.faults.append(r.url) if not r.url.startswith(("file:", "data:")) else None)
+    page.on("requestfailed", lambda request: page.faults.append(f"{request.url}: {request.failure}"))
+    page.on("console", lambda message: page.faults.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: page.faults.append(str(error)))
+    yield page
+    page.close()
+
+
+def test_without_notebooks_it_says_what_makes_them(tmp_path):
+    done = build(tmp_path)
+    assert done.returncode == 66
+    assert "`make run PRESET=smoke CORPUS=sample` makes them" in done.stderr
+    assert not (tmp_path / "docs").exists()
+
+
+def test_the_pages_are_the_finished_notebook_the_guides_and_every_module(html):
+    assert [path.name for path in (html / "notebooks").iterdir()] == ["03_smart.html"]
+    guides = {path.stem for path in (ROOT / "docs").glob("*.md")}
+    assert guides <= {path.stem for path in html.glob("*.html")}
+    smart = (html / "api/mtlib.objectives.smart.html").read_text()
+    assert 'id="mtlib.objectives.smart.Smart"' in smart and "FieldInfo" not in smart
+    front = (html / "index.html").read_text()
+    for row in paper.table(7).to_dict("records"):
+        assert row["method"] in front and f"{row['mean']:.3f}" in front
+    assert "<math" in (html / "notebooks/03_smart.html").read_text()
+
+
+def test_no_page_names_a_script_style_or_image_elsewhere(html):
+    for path in html.rglob("*.html"):
+        found = re.findall(r'<(?:script|link|img|iframe)\b[^>]*(?:src|href)="(?:https?:)?//[^"]*"', path.read_text())
+        assert not found, path
+        assert "https://" not in "".join(re.findall(r"<script\b.*?</script>", path.read_text(), re.DOTALL)), path
+
+
+@pytest.mark.parametrize(
+    "name", ["index", "notebooks/03_smart", "penalties", "api/index", "api/mtlib.objectives.smart"]
+)
+def test_a_page_opens_from_the_disk_without_the_network(html, page, name):
+    page.goto((html / f"{name}.html").as_uri())
+    widths = page.eval_on_selector_all("img", "images => images.map(image => image.naturalWidth)")
+    assert all(widths) and len(widths) == (name in ("index", "notebooks/03_smart"))
+    assert page.faults == []
+
+
+def test_search_finds_smart(html, page):
+    page.goto((html / "search.html").as_uri() + "?q=SMART")
+    page.wait_for_selector("#search-results li a:has-text('03 SMART: adversary or noise?')")
+    assert page.locator("#search-results li").count() > 3
+    page.click("#search-results li a:has-text('03 SMART: adversary or noise?')")
+    assert page.url.startswith((html / "notebooks/03_smart.html").as_uri())
+    assert page.faults == []
+
+
+def test_docstrings_become_paragraphs_and_code():
+    text = """SMART: |d|_inf of `x`.
+
+mode "ball": at a_b,
+    and more.
+Raises E.
+
+    with run:
+        step()
+
+End."""
+    assert DOCSTRINGS["rewritten"](text.split("\n")) == [
+        *("", r"SMART: \|d\|\_inf of ``x``.", "", ""),
+        *('``mode "ball"``: at a\\_b,', "and more.", "", "Raises E.", ""),
+        *(".. code-block:: python", "", "    with run:", "        step()", "", "End."),
+    ]
