@@ -26,6 +26,7 @@ from mtlib.objectives.bregman import Bregman
 from mtlib.objectives.penalty import Penalty
 from mtlib.objectives.smart import Smart
 from mtlib.training.loop import Training
+from mtlib.training.ranks import Ranks
 from mtlib.training.runs import RunStore
 from mtlib.training.start import Start
 
@@ -58,7 +59,7 @@ def trainings(
         start = Start(chosen, store)
         run = start.run_on(corpus)
         held.enter_context(run.lock())
-        ready[name] = Training(chosen, corpus, run, start, progress="none", minutes=10.0, inexact=False)
+        ready[name] = Training(chosen, corpus, run, start, progress="none", minutes=10.0, inexact=False, ranks=Ranks())
         ready[name].prepare()
     return ready
 

@@ -24,6 +24,9 @@ __all__ = ["Bregman", "Experiment", "Pretraining", "Smart", "experiment", "prese
 FORMAT = 1
 """Version of what a configuration means; a change that alters results must raise it."""
 
+NAMING = ("name", "encoder", "encoder_revision", "start_from")
+"""Fields that say what a run and its start weights are called: no part of what is trained."""
+
 SHARED = ("encoder", "encoder_revision", "pooling", "max_tokens", "precision")
 """What a preset's pretraining takes from its experiment."""
 
@@ -87,7 +90,7 @@ class Optimisation(Strict):
 
     def identity(self, corpus: str, weights: str) -> str:
         """SHA-256 of what is trained: all fields but the name, and the fingerprints of corpus and start weights."""
-        fields = self.model_dump(mode="json", exclude={"name", "encoder", "encoder_revision", "start_from"})
+        fields = self.model_dump(mode="json", exclude=set(NAMING))
         tasks = [repr(TASKS[name]) for name in self.task_names]
         text = json.dumps([FORMAT, type(self).__name__, fields, tasks, corpus, weights], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
@@ -116,9 +119,9 @@ class Experiment(Optimisation):
     @field_validator("tasks", mode="before")
     @classmethod
     def _tasks(cls, value):
-        names = tuple(task.name if isinstance(task, Task) else task for task in value)
+        names = tuple(task.name if isinstance(task, Task) else task for task in _listed(value, "names of tasks"))
         for name in names:
-            if name not in TASKS:
+            if not isinstance(name, str) or name not in TASKS:
                 raise ValueError(f"unknown task {name!r}{nearest(str(name), TASKS)}")
         if len(set(names)) < len(names):
             raise ValueError(f"a task is named twice: {', '.join(names)}")
@@ -131,9 +134,9 @@ class Experiment(Optimisation):
     def _sampler(cls, value):
         if isinstance(value, Sampler):
             return value
-        fields = {"kind": value} if isinstance(value, str) else dict(value)
-        kind = fields.get("kind")
-        if kind not in SAMPLERS:
+        fields = {"kind": value} if isinstance(value, str) else value
+        kind = fields.get("kind") if isinstance(fields, dict) else fields
+        if not isinstance(kind, str) or kind not in SAMPLERS:
             raise ValueError(f"unknown sampler {kind!r}{nearest(str(kind), SAMPLERS)}")
         return SAMPLERS[kind].model_validate(fields)
 
@@ -142,12 +145,12 @@ class Experiment(Optimisation):
     def _penalties(cls, value):
         kinds = {kind.model_fields["kind"].default: kind for kind in Penalty.__subclasses__()}
         penalties = []
-        for entry in value:
+        for entry in _listed(value, "penalties"):
             if not isinstance(entry, Penalty):
-                kind = dict(entry).get("kind")
-                if kind not in kinds:
+                kind = entry.get("kind") if isinstance(entry, dict) else entry
+                if not isinstance(kind, str) or not isinstance(entry, dict) or kind not in kinds:
                     raise ValueError(f"unknown penalty {kind!r}{nearest(str(kind), kinds)}")
-                entry = kinds[kind].model_validate(dict(entry))
+                entry = kinds[kind].model_validate(entry)
             penalties.append(entry)
         if len({penalty.kind for penalty in penalties}) < len(penalties):
             raise ValueError("a kind of penalty is given twice")
@@ -237,14 +240,20 @@ def preset(name: str) -> Preset:
     Raises ConfigurationError for an unknown name, an unknown key or a wrong type.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else presets_folder() / f"{name}.yaml"
-    if not path.is_file():
+    if not os.path.isfile(path):
         known = sorted(file.stem for file in presets_folder().glob("*.yaml"))
-        raise ConfigurationError(f"unknown preset {name!r}{nearest(name, known)}")
+        raise ConfigurationError(f"unknown preset {name[:120]!r}{nearest(name[:120], known)}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, OSError) as error:
         raise ConfigurationError(f"{path}: not YAML: {error}") from error
     return checked(Preset, content, str(path))
+
+
+def _listed(value: Any, what: str) -> list | tuple:
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"expected a list of {what}")
+    return value
 
 
 def label(preset: str | None, corpus: str | None) -> str:

@@ -10,6 +10,7 @@ import torch
 import transformers
 from torch import nn
 
+from mtlib.data.cached import drop_damaged, file_sha256, snapshot
 from mtlib.errors import CheckpointError, ConfigurationError, StorageError
 from mtlib.randomness import seeded
 
@@ -46,7 +47,9 @@ class Encoder:
 
         Raises StorageError where they cannot be read, ConfigurationError for an encoder without embedding block.
         """
-        return _tiny(self.seed) if self.name == "tiny" else _load(self.name, self.revision)
+        if self.name == "tiny":
+            return _tiny(self.seed)
+        return _fetched(self.name, self.revision) if self.revision else _load(self.name, None)
 
 
 def minilm_folder() -> Path:
@@ -65,12 +68,6 @@ def minilm_folder() -> Path:
     if found != MINILM_SHA256:
         raise CheckpointError(f"{weights}: expected SHA-256 {MINILM_SHA256}, found {found}")
     return Path(weights).parent
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def find_encoder(name: str, revision: str | None = None, seed: int = 0) -> Encoder:
@@ -110,6 +107,20 @@ def _tiny(seed: int):
     config = transformers.BertConfig(vocab_size=len(tokenizer), **TINY)
     with seeded(seed, "encoder"):
         return transformers.BertModel(config, add_pooling_layer=False), tokenizer
+
+
+def _fetched(name: str, revision: str):
+    """An encoder of the Hub, from the cache where it is sound; what is damaged there is fetched again, once."""
+    damaged = drop_damaged(snapshot(name, revision))
+    try:
+        loaded = _load(name, revision)
+    except StorageError as error:
+        if not damaged:
+            raise
+        raise StorageError(f"{error}; removed from the cache as damaged: {', '.join(damaged)}") from error
+    if damaged and (again := drop_damaged(snapshot(name, revision))):
+        raise StorageError(f"encoder {name!r}: fetched twice and damaged both times: {', '.join(again)}")
+    return loaded
 
 
 def _load(name: str, revision: str | None):

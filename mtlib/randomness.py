@@ -11,10 +11,19 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from mtlib.errors import ConfigurationError
+
+SEPARATOR = "\x1f"
+
 
 def derive(seed: int, name: str, *counters: int) -> int:
-    """A 63-bit integer that depends on all arguments and on nothing else (SHA-256 of their text)."""
-    text = "\x1f".join([str(int(seed)), name, *(str(int(counter)) for counter in counters)])
+    """A 63-bit integer that depends on all arguments and on nothing else (SHA-256 of their text).
+
+    Raises ConfigurationError for a name with the separator U+001F in it, which could read like another stream's.
+    """
+    if SEPARATOR in name:
+        raise ConfigurationError(f"stream name {name[:120]!r}: expected no U+001F in it")
+    text = SEPARATOR.join([str(int(seed)), name, *(str(int(counter)) for counter in counters)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 

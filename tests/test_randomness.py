@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from mtlib import randomness
+from mtlib.errors import ConfigurationError
 
 settings.register_profile("shared machine", deadline=None)
 settings.load_profile("shared machine")
@@ -86,6 +87,13 @@ def test_different_arguments_are_different_streams(first, second):
 @pytest.mark.parametrize("draw", DRAWS)
 def test_arguments_that_read_alike_are_different_streams(draw, first, second):
     assert draw(*first) != draw(*second)
+
+
+def test_a_name_that_could_read_like_another_stream_is_refused():
+    with pytest.raises(ConfigurationError, match=r"^stream name 'a\\x1f1': expected no U\+001F in it$"):
+        randomness.derive(0, "a\x1f1")
+    with pytest.raises(ConfigurationError, match=r"^stream name '(\\x1f){120}': expected"):
+        randomness.derive(0, "\x1f" * 121)
 
 
 @pytest.mark.parametrize("draw", DRAWS)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from mtlib.errors import ConfigurationError
-from mtlib.samplers import SAMPLERS, Annealed, Proportional, RoundRobin, SquareRoot
+from mtlib.samplers import SAMPLERS, Annealed, Proportional, RoundRobin, Sampler, SquareRoot
 from mtlib.training.loop import positions
 
 SIZES = (8544, 141505, 6040)
@@ -23,6 +23,23 @@ def test_annealed_probabilities_are_the_published_ones(epoch, expected):
 
 def test_annealed_with_one_epoch_is_proportional():
     assert Annealed().probabilities(SIZES, 1, 1) == pytest.approx(Proportional().probabilities(SIZES, 1, 1))
+
+
+def test_annealed_with_two_epochs_reaches_its_end():
+    assert Annealed().probabilities((1, 32), 2, 2) == pytest.approx((1 / 3, 2 / 3))  # 32^0.2 = 2
+
+
+def test_round_robin_has_equal_shares_and_the_base_has_none():
+    assert RoundRobin().probabilities(SIZES, 1, 10).tolist() == [1 / 3] * 3
+    with pytest.raises(TypeError, match="^Sampler does not define probabilities$"):
+        Sampler(kind="nothing").probabilities(SIZES, 1, 1)
+
+
+def test_schedules_are_the_same_in_every_release():
+    assert Annealed().schedule((3, 5, 2), 2, 12, seed=1).tolist() == [
+        [2, 2, 2, 1, 0, 0, 1, 0, 1, 1, 0, 1],
+        [1, 2, 1, 1, 0, 1, 0, 0, 0, 1, 0, 0],
+    ]
 
 
 def test_square_root_by_hand():

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mtlib.data.tsv import parse_label, read_tsv, scan_tsv
+from mtlib.data.tsv import SHOWN, make_frame, parse_label, read_tsv, scan_tsv
 from mtlib.errors import DataError, StorageError
 from mtlib.tasks import QQP, SST, STS, Task
 
@@ -54,7 +54,23 @@ def test_a_missing_header_is_a_fault(tmp_path):
 def test_two_columns_of_one_name_are_a_fault(tmp_path):
     path = tmp_path / "x.csv"
     path.write_text("\tid\tsentence\tsentence\tsentiment\n0\ta\tb\tc\t1\n")
-    assert "a different name for every column" in faults(path)[0]
+    expected = "x.csv:1: expected a different name for every column, found 'id', 'sentence', 'sentence', 'sentiment'"
+    assert faults(path) == [expected]
+    path.write_text("id\tsentence\t\tsentiment\na\tb\tc\t1\n")
+    assert faults(path) == [
+        "x.csv:1: expected a different name for every column, found 'id', 'sentence', '', 'sentiment'"
+    ]
+
+
+def test_a_header_of_index_columns_only_and_one_in_quotes(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text("\t\n")
+    assert faults(path) == [
+        "x.csv:1: expected the columns 'id', 'sentence', 'sentiment', found no named column: missing id, sentence, "
+        "sentiment"
+    ]
+    path.write_text('""\t"id"\tsentence\t"sentiment"\n0\ta\tb\t1\n')
+    assert read_tsv(path, SST).frame["text_a"].tolist() == ["b"]
 
 
 # Empty file
@@ -76,6 +92,16 @@ def test_unlabelled_rows_are_dropped_and_counted_in_one_note_with_their_lines(tm
     assert table.notes == ("ids-sst-train.csv: dropped 2 unlabelled row(s), lines 5, 6",)
 
 
+@pytest.mark.parametrize(
+    "rows, said", [(1, "line 2"), (SHOWN, ""), (SHOWN + 1, " and 1 more"), (SHOWN + 7, " and 7 more")]
+)
+def test_a_note_lists_some_lines_and_counts_the_rest(tmp_path, rows, said):
+    lost = [(f"b{i}", "lost", "") for i in range(rows)]
+    (note,) = read_tsv(sst_file(tmp_path, [*lost, *ROWS]), SST).notes
+    lines = ", ".join(str(line) for line in range(2, 2 + min(rows, SHOWN)))
+    assert note.endswith(said or f"lines {lines}") and lines in note
+
+
 def test_only_unlabelled_rows_leave_nothing_and_that_is_a_fault(tmp_path):
     assert "dropped rows only" in faults(sst_file(tmp_path, [("a1", "lost", "")]))[0]
 
@@ -90,7 +116,7 @@ def test_a_label_that_is_no_class_names_row_and_column(tmp_path, label):
 @pytest.mark.parametrize("task, good, bad", [(QQP, ["0.0", "1", "1.0"], "2"), (STS, ["0", "5.0", "3.25"], "5.01")])
 def test_labels_of_pairs(task, good, bad):
     assert [parse_label(task, text) for text in good] == [float(text) for text in good]
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="^0 or 1$" if task is QQP else "^a number from 0 to 5$"):
         parse_label(task, bad)
 
 
@@ -100,6 +126,21 @@ def test_all_faults_of_a_file_are_collected(tmp_path):
     table = scan_tsv(sst_file(tmp_path, rows), SST)
     assert table.frame["id"].tolist() == ["a4"]
     assert [fault.line for fault in table.faults] == [2, 3, 4, 6]
+
+
+@pytest.mark.parametrize("rows", [1, SHOWN, SHOWN + 1, SHOWN + 9])
+def test_one_error_lists_the_first_faults_and_counts_the_rest(tmp_path, rows):
+    with pytest.raises(DataError) as caught:
+        read_tsv(sst_file(tmp_path, [(f"a{i}", "text", "9") for i in range(rows)]), SST)
+    lines = str(caught.value).split("\n")
+    assert lines[:SHOWN] == [str(fault) for fault in caught.value.faults[:SHOWN]] and len(caught.value.faults) == rows
+    assert lines[SHOWN:] == ([f"... and {rows - SHOWN} more faults"] if rows > SHOWN else [])
+
+
+@pytest.mark.parametrize("rows", [[], ["a"]])
+def test_texts_are_of_pandas_text_type_even_where_there_are_none(rows):
+    frame = make_frame(SST, {"id": rows, "text_a": rows, "label": [1] * len(rows)})
+    assert [str(kind) for kind in frame.dtypes] == ["str", "str", "int64"]
 
 
 # Bytes
@@ -149,6 +190,47 @@ def test_an_unbalanced_quote_names_its_line_and_swallows_no_row(tmp_path, rows, 
     assert len(faults(path)) == len(table.faults)
 
 
+@pytest.mark.parametrize(
+    "text, found",
+    [
+        ('"open', """a quote left open at '"open'"""),
+        ('"shut" late', """text after the closing quote of '"shut" late': ' late\\t1'"""),
+        ('in"side', """a quote inside the unquoted field 'in"side'"""),
+        ('"' + "x" * 50, f"""a quote left open at '"{"x" * 39}…'"""),
+    ],
+)
+def test_a_misplaced_quote_is_shown(tmp_path, text, found):
+    expected = "ids-sst-train.csv:2: expected a field in quotes with its own quotes doubled, found "
+    assert faults(sst_file(tmp_path, [("a1", text, "1")])) == [expected + found]
+
+
+@pytest.mark.parametrize(
+    "line, is_row",
+    [
+        ("1\ta2\ttext\t3", True),
+        ("1\ta2\ttwo words\t", True),
+        ("x\ta2\ttext\t3", False),
+        ("1\t\ttext\t3", False),
+        ("1\ta2\ttext\tgood", False),
+        ("1\ta2\ttext", False),
+    ],
+)
+def test_a_line_inside_quotes_is_a_row_only_with_index_id_and_label(tmp_path, line, is_row):
+    path = tmp_path / "ids-sst-train.csv"
+    path.write_text(f'\tid\tsentence\tsentiment\n0\ta1\t"first\n{line}\nlast"\t1\n')
+    table = scan_tsv(path, SST)
+    assert bool(table.faults) is is_row
+    if not is_row:
+        assert table.frame["text_a"].tolist() == [f"first\n{line}\nlast"]
+
+
+def test_a_row_that_ends_with_an_empty_field_after_a_quote(tmp_path):
+    path = tmp_path / "sts-train.csv"
+    path.write_text('id\tsentence1\tsentence2\tsimilarity\tnote\np\t"a ""b"""\tc\t1.5\t\nq\t\t"d"\t2\t"x"\n')
+    frame = read_tsv(path, STS, empty="keep").frame
+    assert frame["text_a"].tolist() == ['a "b"', ""] and frame["label"].tolist() == [1.5, 2.0]
+
+
 def test_a_quote_that_swallows_rows_of_an_unlabelled_file_is_found_too(tmp_path):
     path = tmp_path / "quora-test-student.csv"
     path.write_text('\tid\tsentence1\tsentence2\n0\tp\ta\t"b\n1\tq\tc\td\n2\tr\te\tf"\n')
@@ -194,7 +276,8 @@ def test_an_empty_id_is_a_fault(tmp_path):
 @pytest.mark.parametrize("text", ["", " ", "\u00a0", '""'])
 def test_an_empty_text_follows_the_policy(tmp_path, text):
     path = sst_file(tmp_path, [*ROWS, ("a4", text, "1")])
-    assert "ids-sst-train.csv:5, column 'sentence': expected a text" in faults(path)[0]
+    found = "nothing" if text in ("", '""') else repr(text)
+    assert faults(path) == [f"ids-sst-train.csv:5, column 'sentence': expected a text, found {found}"]
     assert read_tsv(path, SST, empty="keep").frame["text_a"].iloc[3].strip() == ""
     dropped = read_tsv(path, SST, empty="drop")
     assert len(dropped.frame) == 3

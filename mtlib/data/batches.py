@@ -1,5 +1,6 @@
 """Tokens, length buckets and collation: from a table of texts to padded batches, as a pure function of the step."""
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -69,6 +70,14 @@ class TokenizedSplit:
             inputs[name] = torch.from_numpy(table)
         labels = None if self.labels is None else torch.from_numpy(np.asarray(self.labels[rows]))
         return Batch(self.task, inputs, labels, rows)
+
+    def part(self, rows: Sequence[int]) -> "TokenizedSplit":
+        """The examples at `rows` as a split of their own."""
+        part = copy.copy(self)
+        part.ids, part.lengths = self.ids[rows], self.lengths[rows]
+        part.labels = None if self.labels is None else self.labels[rows]
+        part.columns = {name: [column[row] for row in rows] for name, column in self.columns.items()}
+        return part
 
     def training_batch(self, position: int, batch_size: int, seed: int) -> Batch:
         """The batch at `position` (from 0) of the endless sequence of shuffled passes over this split."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from mtlib.data.cached import changed
 from mtlib.data.tsv import make_frame, parse_label
 from mtlib.errors import DataError, StorageError
 from mtlib.tasks import Task
@@ -79,7 +80,10 @@ def fetch(source: Source):
             if fault is None:
                 return stored
         except ConnectionError as error:
-            fault = StorageError(f"{source.dataset}@{source.revision[:8]}: the Hub is out of reach: {_first(error)}")
+            if not isinstance(fault, DataError):
+                fault = StorageError(
+                    f"{source.dataset}@{source.revision[:8]}: the Hub is out of reach: {_first(error)}"
+                )
             continue
         except Exception as error:  # `datasets` has no base class for what a damaged cache raises
             fault = StorageError(f"{source.dataset}@{source.revision[:8]}: {type(error).__name__}: {_first(error)}")
@@ -90,12 +94,15 @@ def fetch(source: Source):
     raise fault
 
 
-def _wrong(source: Source, stored) -> StorageError | None:
-    """What is wrong with a loaded data set: its cached revision, its splits or their lengths."""
+def _wrong(source: Source, stored) -> StorageError | DataError | None:
+    """What is wrong with a loaded data set: its cached revision, a changed byte, its splits or their lengths."""
     name = f"{source.dataset}@{source.revision[:8]}"
-    for file in (file["filename"] for split in stored.values() for file in split.cache_files):
+    files = [file["filename"] for split in stored.values() for file in split.cache_files]
+    for file in files:
         if source.revision not in Path(file).parts:
             return StorageError(f"{name}: expected the cached revision {source.revision}, found {file}")
+    if fault := changed(files):
+        return DataError(f"{name}: the cached data changed since it was fetched: {fault}")
     found = {split: len(rows) for split, rows in stored.items()}
     if found != dict(source.rows):
         return StorageError(f"{name}: expected rows {dict(source.rows)}, found {found}")

@@ -3,9 +3,9 @@
 from contextlib import AbstractContextManager
 
 import torch
-from accelerate import PartialState
 
 from mtlib.errors import ConfigurationError
+from mtlib.training.ranks import join
 
 
 def computes_bfloat16(device: torch.device) -> bool:
@@ -26,7 +26,7 @@ class Device:
     """
 
     def __init__(self, precision: str = "auto"):
-        self.device = PartialState().device
+        self.device = join()
         able = computes_bfloat16(self.device)
         if precision == "bfloat16" and not able and self.device.type != "cpu":
             raise ConfigurationError(f"precision bfloat16: {self.device} does not compute in it; use auto or float32")

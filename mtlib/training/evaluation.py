@@ -25,9 +25,11 @@ def limited(frame: pd.DataFrame, limit: int | None, task: str) -> pd.DataFrame:
     return frame.iloc[np.sort(rows)].reset_index(drop=True)
 
 
-def predict_all(model: MultitaskModel, splits: Mapping[str, TokenizedSplit]) -> dict[str, pd.DataFrame]:
-    """Predictions of every task, by task."""
-    return {name: predictions(model, split) for name, split in splits.items()}
+def predict_all(
+    model: MultitaskModel, splits: Mapping[str, TokenizedSplit], predict=predictions
+) -> dict[str, pd.DataFrame]:
+    """Predictions of every task, by task; predict: `Ranks.predictions` shares the work between processes."""
+    return {name: predict(model, split) for name, split in splits.items()}
 
 
 def scores(frames: Mapping[str, pd.DataFrame]) -> dict[str, float]:

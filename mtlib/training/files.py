@@ -154,6 +154,17 @@ def sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
+def sync_tree(folder: Path) -> None:
+    """Wait until the disk has everything below `folder`. Raises OSError."""
+    for path in folder.rglob("*"):
+        if path.is_dir():
+            sync_folder(path)
+        else:
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+    sync_folder(folder)
+
+
 def make_folder(path: Path) -> None:
     """Create `path` and its missing parents, each made durable in the folder that holds it. Raises OSError."""
     if not path.is_dir():

@@ -2,7 +2,8 @@
 
 import time
 from collections import defaultdict
-from contextlib import suppress
+from collections.abc import Mapping
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
@@ -12,21 +13,21 @@ import torch
 from mtlib.config import Experiment, Optimisation
 from mtlib.data.batches import Batch, TokenizedCorpus, TokenizedSplit
 from mtlib.errors import CheckpointError, DataError, DivergenceError, StorageError
+from mtlib.model import MultitaskModel
 from mtlib.objectives.penalty import Penalty, Step
 from mtlib.randomness import seeded
 from mtlib.tasks import TASKS
 from mtlib.training import evaluation
 from mtlib.training.device import Device
-from mtlib.training.files import write_json
 from mtlib.training.progress import Progress
+from mtlib.training.ranks import Ranks
 from mtlib.training.runs import Run, RunStore, environment
-from mtlib.training.schedule import learning_rate_factor
+from mtlib.training.schedule import learning_rate_factor, positions
+from mtlib.training.scope import continued
 from mtlib.training.signals import Interruption
 from mtlib.training.start import Start
-from mtlib.training.state import gathered, parameter_groups, restore
-
-SCOPE = ("torch", "transformers", "tokenizers", "numpy", "device", "precision", "threads", "world_size")
-"""What has to be the same for a resumed run to have the bits of an uninterrupted one."""
+from mtlib.training.state import fingerprint, gathered, parameter_groups, restore
+from mtlib.training.trackers import log_epoch
 
 SHARE = 0.02
 """An epoch's checkpoint is left out where it would make saving take more than this share of the training time."""
@@ -70,13 +71,16 @@ def carry_out(
     start = Start(experiment, RunStore(results))
     run = start.run_on(corpus)
     if run.complete:
+        run.forget_checkpoints()
         return run
     for name in experiment.task_names:
         if name not in corpus:
             raise DataError(f"corpus {corpus.name}: expected the task {name!r}, found {', '.join(corpus)}")
-    with run.lock():
-        if not run.complete:
-            _guarded(kind(experiment, corpus, run, start, progress, minutes, allow_inexact))
+    ranks = Ranks()
+    with run.lock() if ranks.first else nullcontext():
+        if not ranks.any(run.complete):
+            _guarded(kind(experiment, corpus, run, start, progress, minutes, allow_inexact, ranks))
+        ranks.wait()
     return run
 
 
@@ -99,11 +103,19 @@ class Training:
     """The state of one run while it trains: model, optimizer, penalties, history, and the number of steps done."""
 
     def __init__(
-        self, experiment: Optimisation, corpus, run: Run, start: Start, progress: str, minutes: float, inexact: bool
+        self,
+        experiment: Optimisation,
+        corpus,
+        run: Run,
+        start: Start,
+        progress: str,
+        minutes: float,
+        inexact: bool,
+        ranks: Ranks,
     ):
-        self.experiment, self.corpus, self.run, self.start = experiment, corpus, run, start
-        self.device = Device(experiment.precision)
-        self.progress = Progress(progress, experiment)
+        self.experiment, self.corpus, self.run, self.start = experiment, corpus, ranks.run(run), start
+        self.device, self.ranks = Device(experiment.precision), ranks
+        self.progress = Progress(progress if ranks.first else "none", experiment)
         self.minutes, self.inexact = minutes, inexact
         self.done = 0
         self.penalties: list[Penalty] = []
@@ -117,7 +129,8 @@ class Training:
     def prepare(self) -> None:
         """Write what the run is, build everything, and continue from a checkpoint where there is one."""
         e = self.experiment
-        self._describe()
+        with self.ranks.in_turn():
+            self._describe()
         self.model = self.start.model().to(self.device.device)
         self.tasks = self.model.tasks
         self.data = TokenizedCorpus.build(self.corpus, self.tasks, self.model.tokenizer, self.model.max_tokens)
@@ -125,7 +138,11 @@ class Training:
             parameter_groups(self.model, e.weight_decay), lr=e.learning_rate, betas=e.betas, fused=self.device.fused
         )
         self._build()
-        self._resume()
+        with self.ranks.in_turn():
+            self._resume()
+        if self.ranks.size > 1:
+            tensors = gathered(self.model, self.optimizer, self.penalties)
+            self.ranks.agree(f"{self.run.path}: step and SHA-256 to begin with", (self.done, fingerprint(tensors)))
         self.run.set_status("running", step=self.done)
 
     def _build(self) -> None:
@@ -140,27 +157,13 @@ class Training:
 
     def _describe(self) -> None:
         """config.json, whose existence makes the folder a run, and environment.json."""
-        e, corpus, path = self.experiment, self.corpus, self.run.path
-        here = environment(self.device.device, self.device.precision)
+        here = environment(self.device.device, self.device.precision, self.ranks.size)
+        self.run.sweep()
         if self.run.checkpoints.latest() is not None:
-            here |= self._continued(self.run.read("environment.json"), here)
-        identity = e.identity(corpus.fingerprint, self.start.fingerprint)
-        about = {"name": corpus.name, "title": corpus.title, "fingerprint": corpus.fingerprint}
-        config = {"identity": identity, "weights": self.start.fingerprint, "corpus": about}
+            here = continued(self.run, here, self.inexact)
         self.run.set_status("running", step=0)
-        write_json(path / "config.json", {**config, "experiment": e.model_dump(mode="json")})
-        write_json(path / "environment.json", here)
-
-    def _continued(self, before: dict, here: dict) -> dict[str, object]:
-        """What environment.json records of a resumed run; raises CheckpointError where its bits cannot be promised."""
-        changed = {key: [before.get(key), here[key]] for key in SCOPE if before.get(key) != here[key]}
-        if changed and not self.inexact:
-            listed = "; ".join(f"{key} was {old}, is {new}" for key, (old, new) in changed.items())
-            raise CheckpointError(
-                f"{self.run.path}: continuing would not give the bits of an uninterrupted run: {listed}. "
-                "Restore these, or continue with allow_inexact (--allow-inexact)"
-            )
-        return {"inexact": [*before.get("inexact", []), *([changed] if changed else [])]}
+        self.run.write_json("config.json", self.start.described(self.corpus))
+        self.run.write_json("environment.json", here)
 
     def _limited(self, name: str) -> TokenizedSplit:
         frame = self.corpus[name].dev
@@ -182,33 +185,37 @@ class Training:
             if self.done % e.steps == 0:
                 self._end_epoch()
             due = self.done % e.steps == 0 and self.saving + self.saved_in <= SHARE * self.seconds
-            if due or time.monotonic() - saved > 60 * self.minutes or interruption:
+            stopping = self.ranks.any(bool(interruption))
+            if due or time.monotonic() - saved > 60 * self.minutes or stopping:
                 self._save()
                 saved = time.monotonic()
-            if interruption:
-                raise SystemExit(interruption.exit_code)
+            if stopping:
+                raise SystemExit(interruption.exit_code or 143)
 
     def _step(self, number: int) -> None:
         """One optimizer step, or DivergenceError before anything is changed by it."""
         e = self.experiment
-        batch = self._batch(number).to(self.device.device)
+        whole = self._batch(number)
+        batch, weight = self.ranks.share(whole.to(self.device.device))
         with self.device.autocast():
             loss, log = self._objective(batch, number)
-        value = loss.item()
+        log = self.ranks.mean(weight, {"train_loss": loss.item(), **log})
+        value = log["train_loss"]
         if not np.isfinite(value):
-            raise self._divergence("loss", value, batch, number)
+            raise self._divergence("loss", value, whole, number)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        (loss * weight).backward()
+        self.ranks.sum_gradients(self.model)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), e.clip).item()
         if not np.isfinite(norm):
-            raise self._divergence("gradient norm", norm, batch, number)
+            raise self._divergence("gradient norm", norm, whole, number)
         rate = e.learning_rate * self._factor(number)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
         for penalty in self.penalties:
             penalty.after_step(self.model, number)
-        self._record(batch.task.name, {"train_loss": value, **log}, len(batch.rows))
+        self._record(batch.task.name, log, len(whole.rows))
 
     def _batch(self, number: int) -> Batch:
         """The batch of optimizer step `number`."""
@@ -264,7 +271,7 @@ class Training:
     def _divergence(self, what: str, value: float, batch: Batch, number: int) -> DivergenceError:
         ids = [str(self.data.train[batch.task.name].ids[row]) for row in batch.rows]
         dump = {"step": number, "task": batch.task.name, "what": what, "value": repr(value), "ids": ids}
-        write_json(self.run.path / "divergence.json", {**dump, "history": self.history[-3:]})
+        self.run.write_json("divergence.json", {**dump, "history": self.history[-3:]})
         return DivergenceError(
             f"{what} at step {number + 1} is {value}: expected a finite number (task {batch.task.name}, "
             f"examples {', '.join(ids[:4])}, ...; all in {self.run.path / 'divergence.json'}). "
@@ -287,17 +294,21 @@ class Training:
         self.counts.clear()
         self.run.write_frame("history.csv", pd.DataFrame(self.history))
         self.progress.epoch(self.history[-1])
+        log_epoch(self.run, self.history[-1])
 
     def _score(self) -> tuple[dict[str, float], float]:
         """Dev scores of student and teacher for the history, and the number by which the stored epoch is chosen."""
-        frames = evaluation.predict_all(self.model, self.scored)
+        frames = self._predict(self.model, self.scored)
         row = evaluation.scores(frames)
         for penalty in self.penalties:
             if (teacher := penalty.teacher()) is not None:
-                taught = evaluation.scores(evaluation.predict_all(teacher, self.scored))
+                taught = evaluation.scores(self._predict(teacher, self.scored))
                 row |= {f"teacher_{name}": value for name, value in taught.items()}
         quality = evaluation.choosing_mean(frames)
         return row | {"choosing_mean": quality}, quality
+
+    def _predict(self, model: MultitaskModel, splits: Mapping[str, TokenizedSplit]) -> dict[str, pd.DataFrame]:
+        return evaluation.predict_all(model, splits, self.ranks.predictions)
 
     def _row(self, epoch: int) -> dict[str, float]:
         """Means over the epoch's steps of everything recorded, draws by task, and the learning rate."""
@@ -310,6 +321,8 @@ class Training:
 
     def _save(self) -> None:
         """A checkpoint: everything that cannot be recomputed from the step."""
+        if not self.ranks.first:
+            return
         begun = time.monotonic()
         noted = {name: getattr(self, name) for name in NOTED}
         rate = self.optimizer.param_groups[0]["lr"]
@@ -323,6 +336,8 @@ class Training:
         checkpoint = self.run.checkpoints.latest()
         if checkpoint is None:
             return
+        if missing := {*NOTED, "learning_rate"} - checkpoint.state.keys():
+            raise CheckpointError(f"{self.run.path}: checkpoint of step {checkpoint.step}: missing {sorted(missing)}")
         restore(checkpoint.tensors, self.model, self.optimizer, self.penalties)
         for group in self.optimizer.param_groups:
             group["lr"] = checkpoint.state["learning_rate"]
@@ -333,19 +348,21 @@ class Training:
             else:
                 setattr(self, name, checkpoint.state[name])
         self.done = checkpoint.step
+        if self.history:
+            self.run.write_frame("history.csv", pd.DataFrame(self.history))
 
     def finish(self) -> None:
         """Score the last and the chosen model on all of dev, predict test, and only then call the run complete."""
         begun = time.monotonic()
         with self.device.autocast():
-            last = evaluation.predict_all(self.model, self.data.dev)
+            last = self._predict(self.model, self.data.dev)
             chosen_model = self.model
             if self.best["epoch"] != self.experiment.epochs:
                 chosen_model = self.run.model().to(self.device.device)
-            chosen = evaluation.predict_all(chosen_model, self.data.dev) if chosen_model is not self.model else last
-            test = evaluation.predict_all(chosen_model, self.data.test)
+            chosen = self._predict(chosen_model, self.data.dev) if chosen_model is not self.model else last
+            test = self._predict(chosen_model, self.data.test)
             teachers = [teacher for penalty in self.penalties if (teacher := penalty.teacher()) is not None]
-            taught = [("teacher", evaluation.predict_all(teacher, self.data.dev)) for teacher in teachers[:1]]
+            taught = [("teacher", self._predict(teacher, self.data.dev)) for teacher in teachers[:1]]
         for split, frames in (("dev", chosen), ("test", test), *taught, *[("last", last) for _ in taught]):
             for task, frame in frames.items():
                 self.run.write_frame(f"predictions/{split}-{task}.csv", frame)
@@ -359,16 +376,6 @@ class Training:
         }
         if labelled := {task: frame for task, frame in test.items() if "label" in frame}:
             scores["test"] = evaluation.scores(labelled)
-        write_json(self.run.path / "scores.json", scores)
-        self.run.set_status("complete", step=self.done)
-        self.run.forget_checkpoints()
+        self.run.write_json("scores.json", scores)
+        self.run.set_complete(self.done)
         self.progress.end(scores["chosen"], self.seconds)
-
-
-def positions(schedule: np.ndarray) -> np.ndarray:
-    """For every step, how many earlier steps had the same task: its batch's place in that task's sequence."""
-    places = np.empty_like(schedule)
-    for task in np.unique(schedule):
-        steps = np.flatnonzero(schedule == task)
-        places[steps] = np.arange(len(steps))
-    return places

@@ -7,9 +7,9 @@ import torch
 
 from mtlib.config import Pretraining
 from mtlib.data.batches import Batch, TokenizedSplit
+from mtlib.errors import ConfigurationError
 from mtlib.objectives.ranking import class_distinct_batch, multiple_negatives_ranking_loss
 from mtlib.randomness import seeded
-from mtlib.training.files import write_json
 from mtlib.training.loop import Training, carry_out
 from mtlib.training.runs import Run
 
@@ -39,6 +39,10 @@ class Ranking(Training):
 
     def _build(self) -> None:
         e = self.experiment
+        if self.ranks.size > 1:
+            raise ConfigurationError(
+                f"pretraining compares all pairs of a batch: expected one process, found {self.ranks.size}"
+            )
         self.split = {"train": self.data.train[e.task], "dev": self.data.dev[e.task]}
         self.texts = {name: getattr(self.corpus[e.task], name)["text_a"].tolist() for name in self.split}
         self._rows("train", e.seed, 0)
@@ -79,7 +83,6 @@ class Ranking(Training):
         """Call the run complete; there are no predictions, for the heads are as they were drawn."""
         scores = {"dev_loss": self.history[-1]["dev_loss"]}
         about = {"epoch": self.best["epoch"], "chosen": scores, "last": scores, "seconds": self.seconds}
-        write_json(self.run.path / "scores.json", about)
-        self.run.set_status("complete", step=self.done)
-        self.run.forget_checkpoints()
+        self.run.write_json("scores.json", about)
+        self.run.set_complete(self.done)
         self.progress.end(scores, self.seconds)

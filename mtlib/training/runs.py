@@ -1,5 +1,7 @@
 """The run store: one folder a run, found again by what was trained."""
 
+import hashlib
+import io
 import json
 import os
 import platform
@@ -14,11 +16,24 @@ import psutil
 import torch
 
 from mtlib.config import Experiment, Pretraining, checked
+from mtlib.data.cached import file_sha256
 from mtlib.errors import CheckpointError, ConfigurationError
 from mtlib.model import MultitaskModel
 from mtlib.training.checkpoints import CheckpointStore
-from mtlib.training.files import RunLock, inside, make_folder, safe_name, storage, write_atomic, write_json
+from mtlib.training.files import (
+    RunLock,
+    inside,
+    make_folder,
+    safe_name,
+    storage,
+    sweep,
+    sync_folder,
+    sync_tree,
+    write_atomic,
+    write_json,
+)
 
+STATUS = "status.json"
 PACKAGES = ("mtlib", "torch", "transformers", "tokenizers", "accelerate", "numpy", "pandas", "scikit-learn")
 
 
@@ -39,16 +54,36 @@ class Run:
     def read(self, name: str) -> dict:
         """A JSON file of the run; raises CheckpointError when it is missing or damaged."""
         try:
-            return json.loads((self.path / name).read_text(encoding="utf-8"))
+            return json.loads(self._bytes(name))
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{self.path / name}: expected the JSON of a run ({error})") from error
+
+    def read_frame(self, name: str, **options) -> pd.DataFrame:
+        """A table of the run; raises CheckpointError when it is missing, cut off or otherwise damaged."""
+        try:
+            data = self._bytes(name)
+        except OSError as error:
+            raise CheckpointError(f"{self.path / name}: expected a table of a run ({error})") from error
+        if not data.endswith(b"\n"):
+            raise CheckpointError(f"{self.path / name}: expected whole lines, found the last one cut off")
+        return pd.read_csv(io.BytesIO(data), **options)
+
+    def _bytes(self, name: str) -> bytes:
+        """Content of a file; of a finished run's, checked against the SHA-256 in status.json."""
+        data = (self.path / name).read_bytes()
+        sealed = {} if name == STATUS or not (self.path / STATUS).is_file() else self.read(STATUS).get("files", {})
+        if name in sealed and (found := hashlib.sha256(data).hexdigest()) != sealed[name]:
+            raise CheckpointError(
+                f"{self.path / name}: changed since the run finished: expected SHA-256 {sealed[name]}, found {found}"
+            )
+        return data
 
     @property
     def status(self) -> str:
         """ "new", "running", "interrupted", "failed" or "complete"; running in a dead process means interrupted."""
-        if not (self.path / "status.json").is_file():
+        if not (self.path / STATUS).is_file():
             return "new"
-        about = self.read("status.json")
+        about = self.read(STATUS)
         if about["status"] == "running" and about["host"] == platform.node() and not psutil.pid_exists(about["pid"]):
             return "interrupted"
         return about["status"]
@@ -95,7 +130,7 @@ class Run:
     @property
     def history(self) -> pd.DataFrame:
         """One row an epoch: losses, learning rate, draws, dev scores, seconds, and what the penalties logged."""
-        return pd.read_csv(self.path / "history.csv")
+        return self.read_frame("history.csv")
 
     @property
     def seconds(self) -> float:
@@ -108,10 +143,10 @@ class Run:
         split: "dev" or "test", of the chosen model. A run with a teacher also has the dev predictions after the last
         epoch, of the student as "last" and of the teacher as "teacher".
         """
-        path = self.path / "predictions" / f"{split}-{task}.csv"
-        if not path.is_file():
-            raise CheckpointError(f"{path}: this run has no such predictions")
-        return pd.read_csv(path, dtype={"id": str}, keep_default_na=False)
+        name = f"predictions/{split}-{task}.csv"
+        if not (self.path / name).is_file():
+            raise CheckpointError(f"{self.path / name}: this run has no such predictions")
+        return self.read_frame(name, dtype={"id": str}, keep_default_na=False)
 
     def model(self) -> MultitaskModel:
         """The stored model, in evaluation mode."""
@@ -126,6 +161,15 @@ class Run:
         """Remove the checkpoints of a finished run."""
         shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
 
+    def sweep(self) -> None:
+        """Remove what a killed process left half done; a model that it was about to replace is put back."""
+        for folder in (self.path, self.path / "predictions"):
+            if folder == self.path and not (self.path / "model").exists():
+                for old in self.path.glob(".tmp-*-model-old"):
+                    old.rename(self.path / "model")
+            if folder.is_dir():
+                sweep(folder)
+
     def lock(self) -> RunLock:
         """The run's lock, a context manager; raises LockedError when another process holds it."""
         with storage("create", self.path):
@@ -135,7 +179,19 @@ class Run:
     def set_status(self, status: str, **details) -> None:
         """Write status.json: the status, this process, and `details`."""
         about = {"status": status, "pid": os.getpid(), "host": platform.node(), "time": time.time(), **details}
-        write_json(self.path / "status.json", about)
+        self.write_json(STATUS, about)
+
+    def set_complete(self, step: int) -> None:
+        """Call the run complete, last of all, and forget its checkpoints; status.json seals the files it wrote."""
+        names = ["config.json", "history.csv", "scores.json", *self.path.glob("predictions/*.csv")]
+        paths = sorted(self.path / name for name in names)
+        files = {str(path.relative_to(self.path)): file_sha256(path) for path in paths}
+        self.set_status("complete", step=step, files=files)
+        self.forget_checkpoints()
+
+    def write_json(self, name: str, value: dict) -> None:
+        """Write a JSON file of the run, atomically."""
+        write_json(self.path / name, value)
 
     def write_frame(self, name: str, frame: pd.DataFrame) -> None:
         """Write a table as CSV, atomically; floats read back to the same bits."""
@@ -150,9 +206,11 @@ class Run:
         with storage("write", self.path / "model"):
             shutil.rmtree(new, ignore_errors=True)
             model.save_pretrained(new)
+            sync_tree(new)
             if (self.path / "model").is_dir():
                 (self.path / "model").rename(old)
             new.rename(self.path / "model")
+            sync_folder(self.path)
             shutil.rmtree(old, ignore_errors=True)
 
 
@@ -212,8 +270,8 @@ def _row(run: Run) -> dict:
     return row
 
 
-def environment(device: torch.device, precision: str) -> dict[str, object]:
-    """What a result may depend on besides its configuration: versions, device, threads, commit."""
+def environment(device: torch.device, precision: str, world_size: int = 1) -> dict[str, object]:
+    """What a result may depend on besides its configuration: versions, device, threads, processes, commit."""
     commit = subprocess.run(
         ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
     )
@@ -224,7 +282,7 @@ def environment(device: torch.device, precision: str) -> dict[str, object]:
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor(),
         "precision": precision,
         "threads": torch.get_num_threads(),
-        "world_size": 1,
+        "world_size": world_size,
         "system": platform.platform(),
         "commit": commit.stdout.strip() or None,
     }

@@ -1,8 +1,10 @@
-"""Learning-rate factors as pure functions of the position in a run, so that a resumed run needs no scheduler state."""
+"""Learning rate and data position as pure functions of the step, so that a resumed run needs no state of them."""
 
 import math
 from collections.abc import Sequence
 from typing import Literal
+
+import numpy as np
 
 Schedule = Literal["constant", "linear", "halve"]
 
@@ -37,3 +39,12 @@ def halving(losses: Sequence[float], patience: int = 3, factor: float = 0.5) -> 
         if rises == patience:
             result, rises = result * factor, 0
     return result
+
+
+def positions(schedule: np.ndarray) -> np.ndarray:
+    """For every step, how many earlier steps had the same task: its batch's place in that task's sequence."""
+    places = np.empty_like(schedule)
+    for task in np.unique(schedule):
+        steps = np.flatnonzero(schedule == task)
+        places[steps] = np.arange(len(steps))
+    return places

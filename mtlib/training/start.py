@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from mtlib.config import Optimisation
+from mtlib.config import NAMING, Optimisation
 from mtlib.encoders import find_encoder
+from mtlib.errors import CheckpointError
 from mtlib.model import MultitaskModel
 from mtlib.tasks import TASKS
 from mtlib.training.runs import Run, RunStore
@@ -22,8 +23,24 @@ class Start:
             self.fingerprint = self.encoder.fingerprint
 
     def run_on(self, corpus) -> Run:
-        """The experiment's run on `corpus`, finished, begun or new."""
-        return self.store.open(self.experiment.name, self.experiment.identity(corpus.fingerprint, self.fingerprint))
+        """The experiment's run on `corpus`, finished, begun or new.
+
+        Raises CheckpointError, showing the difference, where its config.json was edited after it began.
+        """
+        about = self.described(corpus)
+        run = self.store.open(self.experiment.name, about["identity"])
+        if (run.path / "config.json").is_file():
+            _expect_same(run, about)
+        return run
+
+    def described(self, corpus) -> dict:
+        """What config.json holds of the run on `corpus`: its identity, start weights, corpus and experiment."""
+        return {
+            "identity": self.experiment.identity(corpus.fingerprint, self.fingerprint),
+            "weights": self.fingerprint,
+            "corpus": {"name": corpus.name, "title": corpus.title, "fingerprint": corpus.fingerprint},
+            "experiment": self.experiment.model_dump(mode="json"),
+        }
 
     def model(self) -> MultitaskModel:
         """A new model; heads of tasks that the starting run has are its heads, others are drawn from the seed."""
@@ -42,6 +59,17 @@ class Start:
             if task in model.tasks:
                 model.heads[task.name].load_state_dict(stored.heads[task.name].state_dict())
         return model
+
+
+def _expect_same(run: Run, about: dict) -> None:
+    before = run.read("config.json")
+    expected, found = ({**config.get("experiment", {}), "weights": config.get("weights")} for config in (about, before))
+    keys = [key for key in {**expected, **found} if key not in NAMING and expected.get(key) != found.get(key)]
+    if keys:
+        listed = "; ".join(f"{key}: expected {expected.get(key)!r}, found {found.get(key)!r}" for key in keys)
+        raise CheckpointError(
+            f"{run.path / 'config.json'}: edited after the run began: {listed}. Undo the edit, or move the folder away"
+        )
 
 
 def find(experiment: Optimisation, corpus, results: Path | str = "results") -> Run:

@@ -1,11 +1,17 @@
 """The tensors of a run in training: how they are grouped for AdamW, gathered for a checkpoint and put back."""
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import torch
 
+from mtlib.errors import CheckpointError
 from mtlib.objectives.penalty import Penalty
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+SHOWN = 6
+"""How many misfits an error lists."""
 
 
 def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict]:
@@ -29,13 +35,27 @@ def gathered(
     return tensors
 
 
+def fingerprint(tensors: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 of named tensors: names, types, shapes and bits."""
+    result = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        value = tensor.detach().cpu().contiguous()
+        result.update(f"{name} {value.dtype} {list(value.shape)} ".encode())
+        result.update(value.flatten().view(torch.uint8).numpy())
+    return result.hexdigest()
+
+
 def restore(
     tensors: Mapping[str, torch.Tensor],
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
     penalties: Sequence[Penalty],
 ) -> None:
-    """Put back what `gathered` returned."""
+    """Put back what `gathered` returned.
+
+    Raises CheckpointError, changing nothing, where a name is missing or unexpected or a shape or type differs.
+    """
+    _expect_fit(tensors, _expected(tensors, model, optimizer, penalties))
     model.load_state_dict(_under(tensors, "model"))
     moments: dict[int, dict[str, torch.Tensor]] = defaultdict(dict)
     for name, value in _under(tensors, "optimizer").items():
@@ -45,6 +65,35 @@ def restore(
     optimizer.load_state_dict({"state": dict(moments), "param_groups": groups})
     for penalty in penalties:
         penalty.load_state(_under(tensors, f"penalty.{penalty.kind}"))
+
+
+def _expected(
+    tensors: Mapping[str, torch.Tensor],
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    penalties: Sequence[Penalty],
+) -> dict[str, torch.Tensor]:
+    """Tensors like those that fit; only a parameter that never had a gradient (a head not yet drawn) has no moments."""
+    own = gathered(model, optimizer, penalties)
+    expected = {name: tensor for name, tensor in own.items() if not name.startswith("optimizer.")}
+    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    begun = {name.split(".")[0] for name in _under(tensors, "optimizer")} or {"0"}
+    for index, parameter in enumerate(trained):
+        if str(index) in begun:
+            expected |= {f"optimizer.{index}.{name}": parameter for name in MOMENTS}
+            expected[f"optimizer.{index}.step"] = torch.tensor(0.0)
+    return expected
+
+
+def _expect_fit(found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:
+    faults = [f"missing {name}" for name in sorted(expected.keys() - found.keys())]
+    faults += [f"unexpected {name}" for name in sorted(found.keys() - expected.keys())]
+    for name in sorted(expected.keys() & found.keys()):
+        wanted, stored = (f"{list(tensor.shape)} {tensor.dtype}" for tensor in (expected[name], found[name]))
+        faults += [f"{name} expected {wanted}, found {stored}"] if wanted != stored else []
+    if faults:
+        more = f" and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+        raise CheckpointError(f"the checkpoint does not fit this model: {'; '.join(faults[:SHOWN])}{more}")
 
 
 def _under(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

@@ -14,6 +14,7 @@ stop() {
         [ -s "$file" ] && kill "$(cat "$file")" 2>/dev/null || true
         rm -f "$file"
     done
+    [ "$(readlink /etc/slurm/slurm.conf || true)" != "$folder/slurm.conf" ] || rm /etc/slurm/slurm.conf
 }
 
 configure() {
@@ -60,6 +61,9 @@ done
 stop
 [ "${2:-}" = stop ] && exit 0
 configure
+# Jobs lose SLURM_CONF on their way, so the configuration also stands where Slurm looks for it.
+mkdir -p /etc/slurm
+[ -e /etc/slurm/slurm.conf ] || ln -sf "$folder/slurm.conf" /etc/slurm/slurm.conf
 munged --force --socket="$socket" --key-file="$folder/munge/key" --pid-file="$folder/munged.pid" \
     --log-file="$folder/munge/log" --seed-file="$folder/munge/seed"
 export SLURM_CONF=$folder/slurm.conf

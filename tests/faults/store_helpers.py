@@ -103,13 +103,17 @@ def fork(work) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
-def on_each_call(patch, act) -> None:
-    """Call `act(number, descriptor or None)` before every system call that a save makes, numbered from 0."""
+def on_each_call(patch, act, note=lambda name, target: None) -> None:
+    """Call `act(number, descriptor or None)` before every system call that a save makes, numbered from 0.
+
+    `note(name, first argument)` is told which call it is.
+    """
     count = iter(range(10**6))
 
     def hook(module, name, function):
         def replacement(*arguments, **options):
             descriptor = arguments[0] if name == "fsync" else None
+            note(name, arguments[0] if arguments else None)
             act(next(count), descriptor)
             return function(*arguments, **options)
 

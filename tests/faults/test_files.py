@@ -70,6 +70,8 @@ def test_message_of_an_unsafe_run_name():
         "run name '../x': expected 1 to 100 letters, digits, '.', '_' or '-', beginning with a letter or digit, "
         "not ending with '.', and no device name such as CON"
     )
+    with pytest.raises(ConfigurationError, match=f"^run name '{'x' * 120}': expected"):
+        safe_name("x" * 121)
 
 
 @pytest.mark.parametrize("name", ["a", "Z", "7", "tour-smart_15.0", "x" * 100, "console", "con-1", "null", "a..b"])
@@ -106,6 +108,24 @@ def test_links_out_of_the_root_are_refused(tmp_path):
 # Files
 
 
+def test_a_folder_that_another_process_makes_first_is_no_fault(tmp_path, monkeypatch):
+    answers = iter([False, True, True])
+    (tmp_path / "a").mkdir()
+    monkeypatch.setattr(Path, "is_dir", lambda path: next(answers))
+    files.make_folder(tmp_path / "a")
+    assert next(answers, "none left") == "none left"
+
+
+def test_everything_below_a_folder_is_synced(tmp_path, monkeypatch):
+    for name in ("a/b/c", "a/d", "e"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    synced, fsync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda f: (synced.append(os.readlink(f"/proc/self/fd/{f}")), fsync(f)))
+    files.sync_tree(tmp_path)
+    assert sorted(synced) == sorted(map(str, [tmp_path, *tmp_path.rglob("*")])) and synced[-1] == str(tmp_path)
+
+
 def test_sweep_removes_what_dead_processes_left(tmp_path):
     dead = os.fork()
     if dead == 0:
@@ -127,8 +147,9 @@ def test_sweep_removes_what_dead_processes_left(tmp_path):
     (tmp_path / f".tmp-{dead}-file").write_bytes(b"x")
     sweep(tmp_path)
     assert sorted(os.listdir(tmp_path)) == sorted(kept) and (tmp_path / "step-00000001" / "file").exists()
-    with pytest.raises(StorageError, match="ENOENT"):
-        sweep(tmp_path / "nowhere")
+    nowhere = tmp_path / "nowhere"
+    with pytest.raises(StorageError, match=f"^{nowhere}: cannot sweep: No such file or directory ENOENT$"):
+        sweep(nowhere)
 
 
 def test_living_processes_of_other_users_are_left_alone(tmp_path, monkeypatch):

@@ -1,0 +1,168 @@
+"""Two processes on one run: the single process's result, and no process that outlives the other."""
+
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate import PartialState
+from run_helpers import PRETRAINING, SMART_AND_TEACHER, Tiny, after_step, tiny
+
+import mtlib
+from mtlib.training import loop
+from mtlib.training.checkpoints import CheckpointStore
+from mtlib.training.ranks import PATIENCE
+from mtlib.training.runs import RunStore
+
+SECONDS = 3
+
+
+def uneven(**changes) -> Tiny:
+    """Batches of five, dropout off, a teacher; an odd number of dev examples after each epoch."""
+    settings = {"batch_size": 5, "epochs": 2, "steps": 3, "schedule": "linear", "dev_limit": 7, "precision": "float32"}
+    penalties = [mtlib.Bregman(weight=1.0, decay=0.9)]
+    return Tiny(tiny(SMART_AND_TEACHER, **{**settings, "penalties": penalties, **changes}).settings)
+
+
+def start(experiment: Tiny, folder: Path, rank: int, port: int, prepare) -> int:
+    """Process number of a forked child that is one of two ranks; its exit code is that of `mtlib`."""
+    folder.mkdir(exist_ok=True)
+    if process := os.fork():
+        return process
+    code = 99
+    try:
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", PATIENCE: str(SECONDS)}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        PartialState._reset_state()
+        with pytest.MonkeyPatch.context() as patch:
+            prepare(patch)
+            experiment.run(folder, patch)
+        code = 0
+    except mtlib.errors.MtlibError as error:
+        (folder / f"error{rank}").write_text(str(error))
+        code = error.exit_code
+    except SystemExit as error:
+        code = error.code
+    finally:
+        os._exit(code)
+
+
+def both(experiment: Tiny, folder: Path, first=lambda patch: None, second=lambda patch: None) -> list[int]:
+    """Exit codes, or minus the signals, of two ranks of `experiment` after their preparations."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes = [start(experiment, folder, rank, port, act) for rank, act in enumerate((first, second))]
+    codes = dict.fromkeys(processes)
+    try:
+        deadline = time.monotonic() + 60
+        while None in codes.values() and time.monotonic() < deadline:
+            process, status = os.waitpid(-1, os.WNOHANG)
+            if process in codes:
+                codes[process] = os.waitstatus_to_exitcode(status)
+            time.sleep(0.01)
+    finally:
+        for process in (process for process, code in codes.items() if code is None):
+            os.kill(process, signal.SIGKILL)
+            os.waitpid(process, 0)
+    return list(codes.values())
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Folder of an uninterrupted run of two processes."""
+    uneven()  # loads everything once, before forking
+    folder = tmp_path_factory.mktemp("two")
+    assert both(uneven(), folder) == [0, 0]
+    return folder
+
+
+def test_two_processes_come_to_what_one_does(whole, tmp_path):
+    assert uneven().child(tmp_path) == 0
+    (two,), (one,) = RunStore(whole).all(), RunStore(tmp_path).all()
+    assert (two.read("environment.json")["world_size"], one.read("environment.json")["world_size"]) == (2, 1)
+    assert two.path.name == one.path.name and two.complete
+    same = one.history.columns.difference(["seconds"])
+    np.testing.assert_allclose(two.history[same], one.history[same], rtol=1e-3, atol=1e-4)
+    for (name, a), (_, b) in zip(two.model().named_parameters(), one.model().named_parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4, msg=name)
+    for task in one.experiment.tasks:
+        a, b = (run.predictions("dev", task) for run in (two, one))
+        assert a["id"].tolist() == b["id"].tolist() and a["id"].is_unique
+        np.testing.assert_allclose(a.drop(columns="id"), b.drop(columns="id"), rtol=1e-3, atol=1e-3)
+
+
+def test_both_processes_hold_the_same_state_and_only_the_first_writes(whole):
+    assert (whole / "state").read_text() == (whole / "state1").read_text()
+    (run,) = RunStore(whole).all()
+    assert not list(run.path.rglob(".tmp-*")) and not (run.path / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_is_killed_ends_the_other_and_the_run_resumes(whole, tmp_path, rank):
+    prepares = [lambda patch: None, lambda patch: None]
+    prepares[rank] = after_step(3)
+    codes = both(uneven(), tmp_path, *prepares)
+    assert codes[rank] == -signal.SIGKILL and codes[1 - rank] == 74
+    assert "another process of this run ended" in (tmp_path / f"error{1 - rank}").read_text()
+    (run,) = RunStore(tmp_path).all()
+    assert run.status in ("failed", "interrupted")
+    assert both(uneven(), tmp_path) == [0, 0]
+    assert uneven().outcome(tmp_path) == uneven().outcome(whole)
+
+
+def test_a_process_that_ends_early_ends_the_other(tmp_path):
+    assert both(uneven(), tmp_path, second=after_step(3, lambda: os._exit(0))) == [74, 0]
+    assert not RunStore(tmp_path).all()[0].complete
+
+
+def test_a_process_that_hangs_is_not_waited_for(tmp_path):
+    codes = both(uneven(), tmp_path, second=after_step(3, lambda: time.sleep(SECONDS + 2)))
+    assert codes == [74, 74]
+
+
+def test_sigterm_to_one_process_stops_both_after_the_same_step(whole, tmp_path):
+    codes = both(uneven(), tmp_path, second=after_step(3, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    assert codes == [143, 143]
+    assert RunStore(tmp_path).all()[0].checkpoints.latest().step == 3
+    assert both(uneven(), tmp_path) == [0, 0]
+    assert uneven().outcome(tmp_path) == uneven().outcome(whole)
+
+
+def test_a_run_of_two_processes_does_not_continue_with_one(tmp_path):
+    assert both(uneven(), tmp_path, *[after_step(3, lambda: os.kill(os.getpid(), signal.SIGTERM))] * 2) == [143, 143]
+    assert uneven().child(tmp_path) == 66
+    assert uneven().child(tmp_path, allow_inexact=True) == 0
+    assert RunStore(tmp_path).all()[0].read("environment.json")["inexact"] == [{"world_size": [2, 1]}]
+
+
+def test_processes_that_find_different_checkpoints_are_refused(tmp_path):
+    assert both(uneven(), tmp_path, *[after_step(3, lambda: os.kill(os.getpid(), signal.SIGTERM))] * 2) == [143, 143]
+
+    def older(patch):
+        patch.setattr(CheckpointStore, "latest", lambda self: None)
+
+    assert both(uneven(), tmp_path, second=older) == [66, 66]
+    assert "step and SHA-256 to begin with: expected the same in every process" in (tmp_path / "error0").read_text()
+
+
+def test_a_divergence_ends_both_processes_with_70(tmp_path):
+    def broken(patch):
+        objective = loop.Training._objective
+
+        def spoil(self, batch, number):
+            loss, log = objective(self, batch, number)
+            return loss * (float("nan") if number == 2 else 1.0), log
+
+        patch.setattr(loop.Training, "_objective", spoil)
+
+    assert both(uneven(), tmp_path, second=broken) == [70, 70]
+
+
+def test_pretraining_is_one_process_s_work(tmp_path):
+    assert both(tiny(PRETRAINING), tmp_path) == [64, 64]
+    assert "expected one process, found 2" in (tmp_path / "error0").read_text()

@@ -1,0 +1,62 @@
+"""The pipeline on a real Slurm of one node, and a killed scheduler that leaves its cluster job running."""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+
+import pytest
+from pipelines import BASELINE, ROOT, pipeline, preset_with, project, tables
+from test_pipeline_faults import by_hand, killed, started, until
+
+START = ROOT / "profiles" / "slurm" / "start.sh"
+MISSING = [name for name in ("munged", "slurmctld", "slurmd") if not shutil.which(name)]
+CHANGED = BASELINE.replace("smoke-sample", "changed.yaml-sample")
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(1800),
+    pytest.mark.skipif(bool(MISSING) or os.getuid() != 0, reason=f"needs root and Slurm's {', '.join(MISSING)}"),
+    pytest.mark.skipif(
+        importlib.util.find_spec("snakemake_executor_plugin_slurm") is None, reason="needs the extra `slurm`"
+    ),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def slurm(tmp_path_factory):
+    """A Slurm that is started for these tests and stopped after them."""
+    folder = tmp_path_factory.mktemp("slurm")
+    said = subprocess.run([START, folder], capture_output=True, text=True, check=True).stdout
+    os.environ["SLURM_CONF"] = said.rpartition("SLURM_CONF=")[2].strip()
+    yield
+    subprocess.run([START, folder, "stop"], check=True)
+    del os.environ["SLURM_CONF"]
+
+
+def test_jobs_run_on_slurm_and_give_the_tables_of_this_machine(tmp_path):
+    folder, alone = project(tmp_path / "p"), project(tmp_path / "alone")
+    done = pipeline(folder, "run", BASELINE, profile="slurm")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("has been submitted with SLURM jobid") == 2
+    assert tables(folder) == by_hand(alone, "smoke") != {}
+
+
+def test_a_restart_never_lets_a_second_writer_into_a_run_that_a_cluster_job_still_trains(tmp_path):
+    folder, alone = project(tmp_path / "p"), project(tmp_path / "alone")
+    name = preset_with(folder, {"experiment.epochs": 4, "experiment.steps": 250})
+    shutil.copy(folder / name, alone)
+    process = started(folder, CHANGED, preset=name, profile="slurm")
+    holder = list(folder.glob("results/runs/*/lock.holder"))
+    until(lambda: holder or holder.extend(folder.glob("results/runs/*/lock.holder")), "a job that trains")
+    first = holder[0].read_text()
+    killed(process)
+    second = pipeline(folder, "resume", CHANGED, preset=name, profile="slurm")
+    logs = "".join(log.read_text() for log in folder.glob(".snakemake/slurm_logs/rule_point/*/*.log"))
+    if holder[0].exists():
+        assert holder[0].read_text() == first, "a second process has taken the run"
+    assert second.returncode == 0 or "held by process" in logs
+    until(lambda: not list(folder.glob("results/runs/*/lock.holder")), "the first job to end")
+    last = pipeline(folder, "resume", CHANGED, preset=name, profile="slurm")
+    assert last.returncode == 0, last.stderr
+    assert tables(folder) == by_hand(alone, name) != {}

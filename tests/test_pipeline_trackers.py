@@ -1,0 +1,67 @@
+"""Trackers watch a run's history, and are no part of the run."""
+
+import pytest
+
+import mtlib
+from mtlib.errors import ConfigurationError
+from mtlib.training import trackers
+
+
+@pytest.fixture
+def fit(corpus, tmp_path):
+    """Train a smoke run in a folder of its own."""
+    return lambda name="run": mtlib.fit(mtlib.experiment("smoke", name=name), corpus, tmp_path, progress="none")
+
+
+def test_without_a_request_there_is_no_tracker(fit, monkeypatch):
+    monkeypatch.delenv(trackers.TRACKER, raising=False)
+    monkeypatch.setattr(trackers, "_opened", lambda name, run: pytest.fail("opened"))
+    assert fit().complete
+
+
+def test_an_unknown_tracker_is_refused(run, monkeypatch):
+    monkeypatch.setenv(trackers.TRACKER, "tensorbord")
+    with pytest.raises(ConfigurationError, match="expected one of tensorboard, trackio, wandb"):
+        trackers.log_epoch(run, {"epoch": 1, "step": 6})
+
+
+def test_every_epoch_is_handed_over_and_the_tracker_closed(fit, run, monkeypatch):
+    calls = []
+
+    class Watching:
+        def log(self, values, step):
+            calls.append((step, values))
+
+        def finish(self):
+            calls.append("finished")
+
+    monkeypatch.setenv(trackers.TRACKER, "wandb")
+    monkeypatch.setattr(trackers, "_opened", lambda name, run: Watching())
+    watched = fit()
+    history = watched.history
+    assert [step for step, _ in calls[:-1]] == history["step"].tolist() and calls[-1] == "finished"
+    assert [values["train_loss"] for _, values in calls[:-1]] == history["train_loss"].tolist()
+    assert watched.identity == run.identity
+
+
+def test_a_tracker_that_fails_is_reported_once_and_the_run_completes(fit, monkeypatch):
+    def broken(name, run):
+        raise OSError("no network")
+
+    monkeypatch.setenv(trackers.TRACKER, "trackio")
+    monkeypatch.setattr(trackers, "_opened", broken)
+    with pytest.warns(UserWarning, match="trackio failed and is left out: OSError: no network") as warned:
+        assert fit().complete
+    assert sum("left out" in str(each.message) for each in warned) == 1
+
+
+def test_tensorboard_files_hold_the_history(fit, monkeypatch):
+    pytest.importorskip("tensorboard", reason="needs the extra `trackers`")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.setenv(trackers.TRACKER, "tensorboard")
+    watched = fit()
+    events = EventAccumulator(str(watched.path / "tensorboard")).Reload()
+    found = [(event.step, event.value) for event in events.Scalars("mean")]
+    expected = zip(watched.history["step"], watched.history["mean"], strict=True)
+    assert found == [(step, pytest.approx(mean, rel=1e-6)) for step, mean in expected]
