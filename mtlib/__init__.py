@@ -26,6 +26,7 @@ PUBLIC: dict[str, tuple[str, ...]] = {
     "mtlib.tasks": ("QQP", "SST", "STS", "TASKS", "Task", "register"),
     "mtlib.training.loop": ("fit",),
     "mtlib.training.pretraining": ("pretrain",),
+    "mtlib.training.resume": ("resume",),
     "mtlib.training.runs": ("Run", "RunStore"),
 }
 """The modules of the public names."""

@@ -89,10 +89,13 @@ def check_data(
 
 @app.command()
 def train(
-    preset: PresetOption = "tour",
+    preset: Annotated[str | None, typer.Option(help="smoke, tour (default), laptop, paper or a YAML file")] = None,
     corpus: StudyCorpusOption = None,
     changes: Annotated[Pairs | None, typer.Option("--set", metavar="KEY=VALUE", help="an experiment field")] = None,
     results: ResultsOption = Path("results"),
+    resume: Annotated[
+        str | None, typer.Option(metavar="RUN", help="continue this run, by id, name or folder, as it was begun")
+    ] = None,
     allow_inexact: Annotated[bool, typer.Option(help="continue a run begun elsewhere, though not bit by bit")] = False,
 ):
     """Train, or continue the identical run that was interrupted, or load the one that is finished."""
@@ -100,9 +103,15 @@ def train(
     from mtlib.notebooks import parse_scalar
     from mtlib.study import cards
 
-    experiment = mtlib.experiment(preset, **{key: parse_scalar(text) for key, text in pairs(changes, "--set")})
-    source = mtlib.load_corpus(corpus or mtlib.preset(preset).corpus, experiment.tasks)
-    run = mtlib.fit(experiment, source, results, allow_inexact=allow_inexact)
+    if resume:
+        if preset or changes:
+            raise ConfigurationError(f"--resume {resume}: expected no --preset and no --set, a run keeps its settings")
+        run = mtlib.resume(found_run(resume, results, finished=False), corpus, allow_inexact=allow_inexact)
+    else:
+        preset = preset or "tour"
+        experiment = mtlib.experiment(preset, **{key: parse_scalar(text) for key, text in pairs(changes, "--set")})
+        source = mtlib.load_corpus(corpus or mtlib.preset(preset).corpus, experiment.tasks)
+        run = mtlib.fit(experiment, source, results, allow_inexact=allow_inexact)
     cards.ensure_card(run)
     print_scores(run.scores)
     typer.echo(f"{run.seconds:.0f} s, stored in {run.path}")
@@ -227,7 +236,7 @@ def card(run: RunArgument, results: ResultsOption = Path("results")):
     """Write the model card of a finished run, README.md in its model folder, anew."""
     from mtlib.study.cards import write_card
 
-    typer.echo(write_card(find_run(run, results)))
+    typer.echo(write_card(found_run(run, results)))
 
 
 @app.command("tables")
@@ -299,12 +308,14 @@ def said(written: list[str], missing: list[str], folder: Path) -> None:
     typer.echo(f"{folder}: {', '.join(written)}")
 
 
-def find_run(reference: str, results: Path):
-    """The finished run of that id, name or folder."""
+def found_run(reference: str, results: Path, finished: bool = True):
+    """The run of that id, name or folder."""
     import mtlib
 
-    folder = Path(reference)
-    return mtlib.Run(folder) if (folder / "config.json").is_file() else mtlib.RunStore(results).get(reference)
+    folder, store = Path(reference), mtlib.RunStore(results)
+    if (folder / "config.json").is_file():
+        return mtlib.Run(folder)
+    return store.get(reference) if finished else store.find(reference)
 
 
 def pairs(texts: list[str] | None, option: str) -> list[tuple[str, str]]:
@@ -325,8 +336,7 @@ def predicted(reference: str, source: str, split: Split, results: Path) -> dict:
     from mtlib.training.device import Device
     from mtlib.training.evaluation import predict_all
 
-    folder = Path(reference)
-    run = mtlib.Run(folder) if (folder / "config.json").is_file() else mtlib.RunStore(results).get(reference)
+    run = found_run(reference, results)
     model = run.model()
     corpus = mtlib.load_corpus(source, model.tasks)
     frames = {task: getattr(corpus[task.name], split) for task in model.tasks}

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 import mtlib
 from mtlib.cli import app, submission
 from mtlib.study.grids import Study
+from mtlib.training.loop import Training
 
 COLUMNS = {
     "ids-sst": (["sentence"], "sentiment", [i % 5 for i in range(20)]),
@@ -77,6 +78,52 @@ def test_train_evaluate_and_runs_agree(corpus, trained):
         )
         assert {"sst", "qqp", "sts", "mean", "evenness"} <= scores.keys()
         assert 0 <= float(scores["mean"]) <= 1
+
+
+SHORT = ["--set", "epochs=2", "--set", "steps=2", "--set", "name=short"]
+
+
+@pytest.fixture
+def begun(corpus, tmp_path, monkeypatch):
+    """Results folder with a run that ended at its third step of four."""
+    step = Training._step
+
+    def ending(self, number):
+        if number == 2:
+            raise MemoryError("no more")
+        step(self, number)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Training, "_step", ending)
+        arguments = ["train", "--preset", "smoke", "--corpus", corpus, *SHORT, "--results", tmp_path]
+        assert isinstance(CliRunner().invoke(app, [str(each) for each in arguments]).exception, MemoryError)
+    (run,) = mtlib.RunStore(tmp_path).all()
+    assert run.status == "failed"
+    return tmp_path
+
+
+def test_a_run_resumed_by_its_name_comes_to_the_same_scores(begun, corpus, tmp_path_factory):
+    whole = tmp_path_factory.mktemp("whole")
+    expected = invoke("train", "--preset", "smoke", "--corpus", corpus, *SHORT, "--results", whole)
+    output = invoke("train", "--resume", "short", "--corpus", corpus, "--results", begun)
+    assert output.splitlines()[-8:-1] == expected.splitlines()[-8:-1]
+    one, other = (mtlib.RunStore(folder).get("short") for folder in (whole, begun))
+    for task in one.experiment.tasks:
+        pd.testing.assert_frame_equal(one.predictions("dev", task), other.predictions("dev", task))
+
+
+def test_resume_refuses_another_corpus_and_other_settings(begun, corpus, tmp_path_factory):
+    assert "expected --corpus" in invoke("train", "--resume", "short", "--results", begun, code=64)
+    assert "keeps its settings" in invoke("train", "--resume", "short", "--set", "seed=1", "--results", begun, code=64)
+    other = tmp_path_factory.mktemp("other")
+    for file in corpus.iterdir():
+        (other / file.name).write_bytes(file.read_bytes())
+    changed = other / "sts-train.csv"
+    changed.write_text(changed.read_text().replace("word1 ", "word2 ", 1))
+    message = invoke("train", "--resume", "short", "--corpus", other, "--results", begun, code=66)
+    assert "the corpus changed since the run began" in message
+    (run,) = mtlib.RunStore(begun).all()
+    assert run.status == "failed"
 
 
 def test_predict_writes_the_submission_layout_and_the_probabilities(corpus, trained, tmp_path):

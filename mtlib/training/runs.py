@@ -229,19 +229,24 @@ class RunStore:
             return run
         return Run(self.folder / f"{safe_name(name)}-{identity[:8]}")
 
-    def get(self, reference: str) -> Run:
-        """The finished run with this id, name, or first digits of its hash.
+    def find(self, reference: str) -> Run:
+        """The run with this id, name, or first digits of its hash, finished or not.
 
-        Raises ConfigurationError when there is none or more than one, CheckpointError when it is not finished.
+        Raises ConfigurationError when there is none or more than one.
         """
         safe_name(reference)
         found = [run for run in self.all() if _named(run, reference)]
         if len(found) != 1:
             known = ", ".join(run.id for run in self.all()) or "none"
             raise ConfigurationError(f"run {reference!r}: {len(found)} runs are so called; there are: {known}")
-        if not found[0].complete:
-            raise CheckpointError(f"{found[0].path}: expected a finished run, found status {found[0].status!r}")
         return found[0]
+
+    def get(self, reference: str) -> Run:
+        """The finished run that `find` finds; raises CheckpointError when it is not finished."""
+        run = self.find(reference)
+        if not run.complete:
+            raise CheckpointError(f"{run.path}: expected a finished run, found status {run.status!r}")
+        return run
 
     def all(self) -> list[Run]:
         """Every run there is, by id."""

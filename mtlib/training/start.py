@@ -38,7 +38,12 @@ class Start:
         return {
             "identity": self.experiment.identity(corpus.fingerprint, self.fingerprint),
             "weights": self.fingerprint,
-            "corpus": {"name": corpus.name, "title": corpus.title, "fingerprint": corpus.fingerprint},
+            "corpus": {
+                "name": corpus.name,
+                "title": corpus.title,
+                "tasks": list(corpus),
+                "fingerprint": corpus.fingerprint,
+            },
             "experiment": self.experiment.model_dump(mode="json"),
         }
 
