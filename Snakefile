@@ -8,10 +8,9 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from mtlib import pipeline
+from mtlib import gallery, pipeline
 from mtlib.config import label
 from mtlib.errors import MtlibError
-from mtlib.study import gallery
 from mtlib.study.plan import Plan
 
 PRESET = config.get("preset", "tour")

@@ -152,7 +152,7 @@ def pipeline(
 @app.command(hidden=True)
 def collect(executed: Path, folder: Path):
     """Copy a notebook's figures and tables for the report: what the pipeline does in a job."""
-    from mtlib.study import gallery
+    from mtlib import gallery
 
     typer.echo(f"{folder}: {len(gallery.collect(executed, folder))} figures and tables")
 

@@ -52,10 +52,10 @@ def provenance(executed: str | Path, markers: Iterable[str | Path], results: str
     about = stage_status(Path(executed)).get("environment", {})
     found = [json.loads(Path(marker).read_text())["run"] for marker in markers if Path(marker).is_file()]
     runs = [run for name in found if ((run := Path(results) / "runs" / name) / "environment.json").is_file()]
-    corpora = {json.dumps(json.loads((run / "config.json").read_text())["corpus"], sort_keys=True) for run in runs}
+    corpora = [json.loads((run / "config.json").read_text())["corpus"] for run in runs]
     lines = [f"- {key}: {value}" for key, value in about.items()]
-    for each in map(json.loads, sorted(corpora)):
-        lines.append(f"- corpus: {each['title']}, SHA-256 {each['fingerprint']}")
+    for title, digest in sorted({(each["title"], each["fingerprint"]) for each in corpora}):
+        lines.append(f"- corpus: {title}, SHA-256 {digest}")
     for run in runs:
         its = json.loads((run / "environment.json").read_text())
         where = f"{its.get('device')}, {its.get('precision')}, {its.get('threads')} threads, torch {its.get('torch')}"
