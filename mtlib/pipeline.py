@@ -38,7 +38,8 @@ def snakemake(
 
     goal: "run", "plan" (a dry run that says why), "resume" (unlock, sweep, run) or "report" (run, then collect
     `results/report.html`). settings: the Snakefile's configuration. jobs: how many at the same time, each with
-    `threads` cores. more: options of Snakemake. profile: a folder of `profiles`, where the jobs run; "default" is this machine.
+    `threads` cores. more: options of Snakemake. profile: a folder of `profiles`, where the jobs run; "default" is
+    this machine.
     Raises LockedError when a pipeline runs here, or was killed here and is not resumed; ConfigurationError without a
     Snakefile.
     """

@@ -14,11 +14,11 @@ from mtlib.pipeline import fingerprint
 from mtlib.study.plan import READS, Plan
 
 SMOKE = yaml.safe_load((ROOT / "presets" / "smoke.yaml").read_text())
-ALL = "00 01 02 03 04 05 06 07 08"
-TRAINING = "01 02 03 04 05 06 08"
+ALL = "00 01 02 03 04 05 06 07 08 09"
+TRAINING = "01 02 03 04 05 06 08 09"
 STALE = {
     "corpus": ("hub", ""),  # the pipeline is told its corpus
-    "seeds": ([0, 1], "06"),
+    "seeds": ([0, 1], "06 09"),
     "experiment.encoder": ("minilm", ALL),
     "experiment.max_tokens": (32, ALL),
     "experiment.epochs": (3, TRAINING),
@@ -26,21 +26,21 @@ STALE = {
     "experiment.batch_size": (4, TRAINING),
     "experiment.learning_rate": (2e-3, TRAINING),
     "experiment.dev_limit": (50, TRAINING),
-    "pretraining.epochs": (2, "04 05 06 07 08"),
-    "pretraining.steps": (7, "04 05 06 07 08"),
-    "pretraining.learning_rate": (2e-3, "04 05 06 07 08"),
-    "grids.table_1": ([{"batch_size": 4, "steps": 1000, "use": {"steps": 6}}], "02"),
-    "grids.table_2": ([{"weight": 7}], "03"),
-    "grids.table_3": ([{"weight": 7, "use": {"epochs": 3}}], "03"),
-    "grids.table_4": ([{"epochs": 25, "use": {"epochs": 1}}], "04 05 06 08"),
-    "grids.table_5": ([{"scheduler": "no", "mu": 3, "beta": 0.3}], "05"),
-    "grids.table_6": ([{"epochs": 10, "learning_rate": 1e-5, "mu": 2, "beta": 0.5}], "05 06 08"),
-    "choices.radii": ([0.1, 0.3], "03"),
-    "choices.ball_weight": (2.0, "03"),
-    "choices.ablation": (["ball"], "03"),
+    "pretraining.epochs": (2, "04 05 06 07 08 09"),
+    "pretraining.steps": (7, "04 05 06 07 08 09"),
+    "pretraining.learning_rate": (2e-3, "04 05 06 07 08 09"),
+    "grids.table_1": ([{"batch_size": 4, "steps": 1000, "use": {"steps": 6}}], "02 09"),
+    "grids.table_2": ([{"weight": 7}], "03 09"),
+    "grids.table_3": ([{"weight": 7, "use": {"epochs": 3}}], "03 09"),
+    "grids.table_4": ([{"epochs": 25, "use": {"epochs": 1}}], "04 05 06 08 09"),
+    "grids.table_5": ([{"scheduler": "no", "mu": 3, "beta": 0.3}], "05 09"),
+    "grids.table_6": ([{"epochs": 10, "learning_rate": 1e-5, "mu": 2, "beta": 0.5}], "05 06 08 09"),
+    "choices.radii": ([0.1, 0.3], "03 09"),
+    "choices.ball_weight": (2.0, "03 09"),
+    "choices.ablation": (["ball"], "03 09"),
     "choices.probe_batches": (2, "03"),
     "choices.ranking_sizes": ([5], "04"),
-    "choices.decays": ([0.9], "05"),
+    "choices.decays": ([0.9], "05 09"),
     "choices.tsne_perplexities": ([5], "07"),
     "choices.tsne_iterations": ([250], "07"),
 }

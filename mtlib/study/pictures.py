@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from mtlib.metrics import pearson
 from mtlib.study.calibration import expected_calibration_error, reliability
@@ -20,6 +21,8 @@ from mtlib.training.files import storage, write_atomic
 SENTIMENTS = ("very negative", "negative", "neutral", "positive", "very positive")
 ORDERED_COLOURS = ("#B2182B", "#EF8A62", "#8C8C8C", "#67A9CF", "#2166AC")
 """For classes in order: red to blue through grey, told apart with every common colour vision."""
+
+PENALTIES = {"none": "no penalty", "smart": "SMART", "bregman": "Bregman"}
 
 
 def tsne_panels(
@@ -169,4 +172,35 @@ def regression_figure(frame: pd.DataFrame, task: str = "sts") -> Figure:
     span = f"({low:g} to {high:g})"
     axes.set(title=f"{title_of(task)}: r = {r:.3f}, n = {len(frame)}")
     axes.set(xlabel=f"labelled similarity {span}", ylabel=f"predicted similarity {span}")
+    return figure
+
+
+def cost_figure(runs: pd.DataFrame, baseline: str) -> Figure:
+    """Mean score of runs over their seconds of training, by penalty; hollow where another run came before.
+
+    runs: the columns run, penalties, start ("encoder" where none came before), mean and seconds. The first run is
+    named, and so is `baseline`, whose mean is a line.
+    """
+    use_style()
+    figure, axes = plt.subplots(figsize=(PAGE_WIDTH, 3.2))
+    kinds = runs["penalties"].str.replace(r" [\d.e+-]+", "", regex=True)
+    for index, (kind, group) in enumerate(runs.groupby(kinds, sort=True)):
+        colour, marker = PALETTE[index % len(PALETTE)], MARKERS[index % len(MARKERS)]
+        for whole, points in group.groupby(group["start"] == "encoder"):
+            face = colour if whole else "white"
+            axes.scatter(points["seconds"], points["mean"], color=colour, facecolor=face, marker=marker, s=22)
+        axes.plot([], [], marker, color=colour, label=PENALTIES.get(kind, kind))
+    axes.plot([], [], "o", color="#777777", markerfacecolor="white", label="started from another run")
+    axes.axhline(runs.set_index("run")["mean"][baseline], color="#777777", linewidth=0.8, linestyle="--", zorder=0)
+    for row in runs[runs["run"].isin([baseline, runs["run"].iloc[0]])].to_dict("records"):
+        name = "baseline" if row["run"] == baseline else row["run"].rpartition("-")[0]
+        place = row["seconds"], row["mean"]
+        right = row["seconds"] ** 2 > runs["seconds"].min() * runs["seconds"].max()
+        side = {"xytext": (-5, 4), "ha": "right"} if right else {"xytext": (5, 4)}
+        axes.annotate(name, place, textcoords="offset points", fontsize=7, **side)
+    axes.set(xscale="log", xlabel="seconds of training, those of the runs before it too", ylabel="mean score")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("")
+    figure.legend(loc="outside upper center", ncols=kinds.nunique() + 1)
     return figure

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mtlib.config import Preset, label, nearest
+from mtlib.config import Experiment, Preset, label, nearest
 from mtlib.errors import ConfigurationError
 from mtlib.samplers import SAMPLERS
 from mtlib.study import ablation, sweeps
@@ -27,6 +27,7 @@ READS: dict[str, tuple[str, ...]] = {
     "06_ensemble": ("seeds",),
     "07_tsne": ("choices.tsne_perplexities", "choices.tsne_iterations"),
     "08_confusion": (),
+    "09_explore": (),
 }
 """The notebooks of the pipeline, and what each reads of a preset beyond the runs it shows."""
 
@@ -53,6 +54,11 @@ class Point:
     make: Make
     after: tuple[str, ...]
     fields: dict[str, Any]
+
+    @property
+    def is_experiment(self) -> bool:
+        """Whether it has scores; a pretraining has none."""
+        return self.fields["kind"] == Experiment.__name__
 
     @property
     def text(self) -> str:
@@ -114,6 +120,7 @@ class Plan:
             self._add(first)  # a row of a grid that is one of these goes by this name: grids change, these do not
         wanted = wanted_by_stage(self.preset)
         self.stages = {stage: tuple(dict.fromkeys(map(self._add, wanted.get(stage, [])))) for stage in READS}
+        self.stages["09_explore"] = tuple(each.name for each in self.points.values() if each.is_experiment)
 
     def _add(self, wanted: Wanted) -> str:
         """The name of the wanted point, a new one or an equal one; what it needs has to be there."""

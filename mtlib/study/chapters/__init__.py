@@ -7,6 +7,7 @@ from mtlib.study.chapters.annealing import Annealing
 from mtlib.study.chapters.baseline import Baseline
 from mtlib.study.chapters.data import Data
 from mtlib.study.chapters.errors import Errors
+from mtlib.study.chapters.explore import Explore
 from mtlib.study.chapters.methods import Methods
 from mtlib.study.chapters.planes import Planes
 from mtlib.study.chapters.proximal import Proximal
@@ -23,5 +24,6 @@ CHAPTERS = {
     "06_ensemble": Methods,
     "07_tsne": Planes,
     "08_confusion": Errors,
+    "09_explore": Explore,
 }
 """The chapter of each notebook."""
