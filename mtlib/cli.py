@@ -55,7 +55,7 @@ app.add_typer(data_app, name="data")
 
 CorpusOption = Annotated[str, typer.Option("--corpus", help='"sample", "hub" or a folder of CSV files')]
 ResultsOption = Annotated[Path, typer.Option("--results", help="where runs and notebooks are kept")]
-PresetOption = Annotated[str, typer.Option(help="smoke, tour, laptop, paper or a YAML file")]
+PresetOption = Annotated[str, typer.Option(help="smoke, tour, third, laptop, paper or a YAML file")]
 StudyCorpusOption = Annotated[
     str | None, typer.Option("--corpus", help='"sample", "hub" or a folder (default: the preset\'s)')
 ]
@@ -89,7 +89,7 @@ def check_data(
 
 @app.command()
 def train(
-    preset: Annotated[str | None, typer.Option(help="smoke, tour (default), laptop, paper or a YAML file")] = None,
+    preset: Annotated[str | None, typer.Option(help="a preset or a YAML file (default: tour)")] = None,
     corpus: StudyCorpusOption = None,
     changes: Annotated[Pairs | None, typer.Option("--set", metavar="KEY=VALUE", help="an experiment field")] = None,
     results: ResultsOption = Path("results"),

@@ -235,7 +235,7 @@ def presets_folder() -> Path:
 
 
 def preset(name: str) -> Preset:
-    """The preset `name` ("smoke", "tour", "laptop", "paper"), or the one in a YAML file of that path.
+    """The preset `name` ("smoke", "tour", "third", "laptop", "paper"), or the one in a YAML file of that path.
 
     Raises ConfigurationError for an unknown name, an unknown key or a wrong type.
     """

@@ -14,7 +14,7 @@ from mtlib.errors import ConfigurationError
 from mtlib.objectives.bregman import Bregman
 from mtlib.objectives.smart import Smart
 
-PRESETS = ("smoke", "tour", "laptop", "paper")
+PRESETS = ("smoke", "tour", "third", "laptop", "paper")
 
 
 @pytest.mark.parametrize("name", PRESETS)

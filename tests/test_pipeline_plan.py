@@ -148,7 +148,7 @@ def test_the_fingerprint_follows_the_code(tmp_path, monkeypatch):
     assert len({first, second, fingerprint()}) == 3
 
 
-@pytest.mark.parametrize("name", ["smoke", "tour", "laptop", "paper"])
+@pytest.mark.parametrize("name", ["smoke", "tour", "third", "laptop", "paper"])
 def test_points_come_after_what_they_need_and_no_run_is_planned_twice(name):
     plan, seen = Plan(name), {}
     for point in plan.points.values():
