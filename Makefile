@@ -26,7 +26,7 @@ INSTALL := $(BIN)/python -m pip install -q --disable-pip-version-check -c constr
 PIPELINE = $(BIN)/python -m mtlib pipeline --preset $(PRESET) --corpus $(CORPUS) --jobs $(JOBS) --threads $(THREADS) --profile $(PROFILE)
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 
-.PHONY: help venv run plan resume report slurm test test-all mutants soak bench lint format site system clean
+.PHONY: help venv run plan resume report slurm test test-all test-slurm mutants soak bench lint format site system clean
 
 help:  ## this list
 	@echo "usage: make TARGET [PRESET=$(PRESET)] [CORPUS=$(CORPUS)] [JOBS=$(JOBS)] [THREADS=$(THREADS)]"
@@ -91,8 +91,11 @@ bench: $(VENV)/.stamp  ## what a step of each method costs, beside its limit
 site: $(VENV)/.stamp-site  ## the executed notebooks, guides and reference as a web site in docs/_build/html
 	@$(BIN)/python docs/build.py --preset $(PRESET) --corpus $(CORPUS)
 
-system:  ## install system packages with apt: git, python3-venv, chromium
-	@apt-get update -q && apt-get install -y -q git python3-venv chromium
+test-slurm: $(VENV)/.stamp-slurm  ## the pipeline on a real Slurm of one node (root; `make system` installs it)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m '' tests/test_pipeline_slurm.py
+
+system:  ## install system packages with apt: git, python3-venv, chromium, slurm-wlm, munge
+	@apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q git python3-venv chromium slurm-wlm munge
 
 clean:  ## remove what builds and tests leave behind; runs, results and .venv stay
 	@rm -rf .pytest_cache .ruff_cache .hypothesis build dist docs/_build *.egg-info
