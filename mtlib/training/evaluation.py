@@ -1,6 +1,7 @@
 """Scoring a model on a split, and the half of dev that may choose."""
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,12 @@ from mtlib.tasks import TASKS
 
 def in_choosing_half(ids: Sequence[str]) -> np.ndarray:
     """Whether each id [n] is in the choosing half of dev: one bit of the id's own hash, whatever its position."""
-    return np.array([derive(0, f"half of dev {identity}") & 1 == 0 for identity in ids], bool)
+    return np.array([_may_choose(identity) for identity in ids], bool)
+
+
+@cache
+def _may_choose(identity: str) -> bool:
+    return derive(0, f"half of dev {identity}") & 1 == 0
 
 
 def limited(frame: pd.DataFrame, limit: int | None, task: str) -> pd.DataFrame:
