@@ -18,6 +18,7 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ def project_root() -> Path:
 
 
 def begin() -> None:
-    """First call of a notebook: go where the runner would run it, show tables whole, and set the figures' style.
+    """First call of a notebook: go where the runner would run it, show tables whole, warn in one line, set the style.
 
     Jupyter starts a kernel in the notebook's own folder; from the project's root it finds the same runs.
     """
@@ -59,6 +60,7 @@ def begin() -> None:
 
     os.chdir(project_root())
     pd.set_option("display.max_columns", None, "display.max_rows", 200)
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     use_style()
 
 
