@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -62,6 +63,14 @@ def test_a_finished_run_has_everything_it_promises(run, corpus):
     assert (run.history[["draws_sst", "draws_qqp", "draws_sts"]] == 2).all(axis=None)
     environment = run.read("environment.json")
     assert {"torch", "device", "threads", "commit", "precision"} <= set(environment)
+
+
+def test_results_may_be_a_relative_path(run, corpus, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    there = mtlib.fit(run.experiment, corpus, "results", progress="none")
+    assert (there.status, there.path) == ("complete", Path("results/runs") / run.id)
+    assert there.read("status.json")["files"].keys() == run.read("status.json")["files"].keys()
+    assert there.scores == run.scores
 
 
 def test_scores_are_those_of_the_stored_predictions_and_model(run, corpus):

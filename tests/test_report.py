@@ -105,7 +105,7 @@ def test_without_training_a_missing_run_is_said_and_nothing_is_begun(tmp_path):
 
 
 def test_what_is_rebuilt_is_what_the_notebooks_wrote_to_the_byte(report, written, finished):
-    assert len(written) == 3 * 39 + 2 * 25 + 1
+    assert len(written) == 3 * 41 + 2 * 27 + 1
     shutil.rmtree(report.study.tables)
     shutil.rmtree(report.folder)
     rebuilt = Report(finished, report.folder)

@@ -183,8 +183,8 @@ class Run:
 
     def set_complete(self, step: int) -> None:
         """Call the run complete, last of all, and forget its checkpoints; status.json seals the files it wrote."""
-        names = ["config.json", "history.csv", "scores.json", *self.path.glob("predictions/*.csv")]
-        paths = sorted(self.path / name for name in names)
+        paths = [self.path / name for name in ("config.json", "history.csv", "scores.json")]
+        paths += sorted(self.path.glob("predictions/*.csv"))
         files = {str(path.relative_to(self.path)): file_sha256(path) for path in paths}
         self.set_status("complete", step=step, files=files)
         self.forget_checkpoints()
