@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 from mtlib.errors import CheckpointError, ConfigurationError, LockedError, StorageError
 
 _TEMPORARY = re.compile(r"\.tmp-([0-9]{1,9})-.*", re.DOTALL)
+_OS_ERROR = re.compile(r"\(os error ([0-9]{1,5})\)")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 
@@ -129,12 +130,21 @@ class RunLock:
 
 @contextmanager
 def storage(action: str, path: Path) -> Iterator[None]:
-    """Turn an OSError of the block (disk full, read-only, input/output) into StorageError, exit code 74."""
+    """Turn an operating system's error in the block (disk full, read-only, input/output) into StorageError, code 74.
+
+    Libraries written in Rust raise errors of their own for it, whose text ends in "(os error 28)".
+    """
     try:
         yield
     except OSError as error:
         name = errno.errorcode.get(error.errno, "")
         raise StorageError(f"{path}: cannot {action}: {error.strerror or error} {name}".rstrip()) from error
+    except Exception as error:
+        if not (found := _OS_ERROR.search(str(error))):
+            raise
+        number = int(found[1])
+        name = errno.errorcode.get(number, "")
+        raise StorageError(f"{path}: cannot {action}: {os.strerror(number)} {name}".rstrip()) from error
 
 
 def write_synced(path: Path, data: bytes) -> None:

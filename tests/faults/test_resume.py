@@ -2,19 +2,22 @@
 
 import json
 import os
+import resource
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import made_up_corpus
 from run_helpers import CHANGING, CORPUS, SMART_AND_TEACHER, SMART_BALL, after_step, at_call, calls, tiny
-from store_helpers import snapshot
+from store_helpers import fork, snapshot
 
 import mtlib
 from mtlib.config import Bregman
-from mtlib.errors import CheckpointError
+from mtlib.errors import CheckpointError, StorageError
 from mtlib.training import checkpoints, loop, state
+from mtlib.training.files import storage
 from mtlib.training.runs import RunStore
 
 EXPERIMENT = dict(epochs=2, steps=2)
@@ -231,6 +234,23 @@ def test_a_run_finished_before_files_were_sealed_is_still_read(finished, tmp_pat
         assert run.history["epoch"].tolist() == [1, 2] and run.scores["mean"] >= 0
     finally:
         (run.path / "status.json").write_bytes(about)
+
+
+def test_a_model_that_the_disk_does_not_hold_is_one_clear_error_and_the_old_one_stays(finished, tmp_path):
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    (run,) = RunStore(tmp_path).all()
+    model = run.model()
+
+    def work():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, 1_000))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        with pytest.raises(StorageError, match="model: cannot write: File too large EFBIG"):
+            run.write_model(model)
+        with pytest.raises(StorageError, match="cannot write: File too large EFBIG"), storage("write", tmp_path):
+            model.tokenizer.save_pretrained(tmp_path / "tokenizer")
+
+    assert fork(work) == 0
+    assert run.model().tasks == model.tasks
 
 
 def test_a_model_that_was_about_to_be_replaced_is_put_back(finished, tmp_path):
