@@ -32,6 +32,9 @@ from mtlib.training.trackers import log_epoch
 SHARE = 0.02
 """An epoch's checkpoint is left out where it would make saving take more than this share of the training time."""
 
+WRITTEN = 1e8
+"""Bytes that a disk is taken to write in a second before the first checkpoint (weights, moments, teacher) tells."""
+
 NOTED = ("history", "best", "sums", "counts", "seconds")
 """What a checkpoint holds of a run besides its tensors and the learning rate."""
 
@@ -124,7 +127,7 @@ class Training:
         self.sums: dict[str, float] = defaultdict(float)
         self.counts: dict[str, int] = defaultdict(int)
         self.seconds = 0.0
-        self.saving, self.saved_in = 0.0, 1.0  # seconds spent on checkpoints, and (at first a guess) on the last one
+        self.saving, self.saved_in = 0.0, 0.0  # seconds spent on checkpoints, and on the last one
 
     def prepare(self) -> None:
         """Write what the run is, build everything, and continue from a checkpoint where there is one."""
@@ -137,6 +140,7 @@ class Training:
         self.optimizer = torch.optim.AdamW(
             parameter_groups(self.model, e.weight_decay), lr=e.learning_rate, betas=e.betas, fused=self.device.fused
         )
+        self.saved_in = sum(4 * parameter.nbytes for parameter in self.model.parameters()) / WRITTEN
         self._build()
         with self.ranks.in_turn():
             self._resume()
