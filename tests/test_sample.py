@@ -9,10 +9,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from transformers import AutoModel, AutoTokenizer
 
-from mtlib.data import lexicon, sample
+from mtlib.data import sample
 from mtlib.data.baselines import bag_of_words, difficulty, majority
 from mtlib.data.corpus import load_corpus
 from mtlib.data.leakage import keys
+from mtlib.data.lexicon import sentiment
 from mtlib.encoders import minilm_folder
 from mtlib.errors import ConfigurationError
 from mtlib.tasks import QQP, SST, STS, Task
@@ -59,7 +60,7 @@ def test_no_text_occurs_twice_within_or_across_splits(corpus):
 
 def test_held_out_words_never_occur_in_training_and_do_in_dev(corpus):
     train, dev = (" ".join(frame["text_a"]).casefold() for frame in (corpus["sst"].train, corpus["sst"].dev))
-    for words in lexicon.ADJECTIVES.values():
+    for words in sentiment.ADJECTIVES.values():
         held_out = set(words.every) - set(words.seen)
         assert not [word for word in held_out if word in train]
         assert [word for word in held_out if word in dev]

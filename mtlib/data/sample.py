@@ -15,9 +15,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from mtlib.data import lexicon
 from mtlib.data.leakage import key
-from mtlib.data.lexicon import Choices
+from mtlib.data.lexicon import questions, scenes, sentiment
+from mtlib.data.lexicon.notation import Choices
 from mtlib.data.tsv import make_frame
 from mtlib.randomness import generator
 from mtlib.tasks import QQP, SST, STS, Task
@@ -149,38 +149,38 @@ def _opinion(draw: _Draw) -> tuple[str, float]:
     if way < 0.35:
         return first, a
     if way < 0.5:
-        return draw.one(lexicon.EQUAL).format(first=first, second=second), (a + b) / 2
+        return draw.one(sentiment.EQUAL).format(first=first, second=second), (a + b) / 2
     if way < 0.8:
-        return draw.one(lexicon.SECOND_WINS).format(first=first, second=second), 0.25 * a + 0.75 * b
-    return draw.one(lexicon.FIRST_WINS).format(first=first, second=second), 0.75 * a + 0.25 * b
+        return draw.one(sentiment.SECOND_WINS).format(first=first, second=second), 0.25 * a + 0.75 * b
+    return draw.one(sentiment.FIRST_WINS).format(first=first, second=second), 0.75 * a + 0.25 * b
 
 
 def _clause(draw: _Draw) -> tuple[str, float]:
     """A clause and its value: the adjective's, scaled by an adverb, turned by a negation, a wish or a surprise."""
     way = draw.uniform()
     if way < 0.2:
-        value = draw.one(tuple(lexicon.IDIOMS))
-        return draw.one(lexicon.IDIOMS[value]), value
-    value = draw.one(tuple(lexicon.ADJECTIVES))
-    words = {"judged": draw.one(lexicon.JUDGED), "adjective": draw.one(lexicon.ADJECTIVES[value])}
+        value = draw.one(tuple(sentiment.IDIOMS))
+        return draw.one(sentiment.IDIOMS[value]), value
+    value = draw.one(tuple(sentiment.ADJECTIVES))
+    words = {"judged": draw.one(sentiment.JUDGED), "adjective": draw.one(sentiment.ADJECTIVES[value])}
     if way < 0.45:
-        return draw.one(lexicon.NEGATED).format(**words), {2.0: -0.5, 1.0: -1.0, -1.0: 0.8, -2.0: 0.2}[value]
+        return draw.one(sentiment.NEGATED).format(**words), {2.0: -0.5, 1.0: -1.0, -1.0: 0.8, -2.0: 0.2}[value]
     if way < 0.53:
-        words["adjective"] = draw.one(lexicon.ADJECTIVES[abs(value)])
-        return draw.one(lexicon.WISHED).format(**words), -1.0
+        words["adjective"] = draw.one(sentiment.ADJECTIVES[abs(value)])
+        return draw.one(sentiment.WISHED).format(**words), -1.0
     if way < 0.63:
-        words["other"] = draw.one(lexicon.ADJECTIVES[-value])
-        return draw.one(lexicon.REVERSED).format(**words), value
+        words["other"] = draw.one(sentiment.ADJECTIVES[-value])
+        return draw.one(sentiment.REVERSED).format(**words), value
     if way < 0.8:
-        adverbs, factor = draw.one(((lexicon.STRONGER, 1.5), (lexicon.WEAKER, 0.6)))
+        adverbs, factor = draw.one(((sentiment.STRONGER, 1.5), (sentiment.WEAKER, 0.6)))
         words["adjective"] = f"{draw.one(adverbs)} {words['adjective']}"
         value = min(max(value * factor, -2.0), 2.0)
-    return draw.one(lexicon.PLAIN).format(**words), value
+    return draw.one(sentiment.PLAIN).format(**words), value
 
 
 def _questions(draw: _Draw, target: int) -> tuple[tuple[str, str], int]:
     """Two questions that ask the same (`target` 1) or not (0)."""
-    family = draw.one(lexicon.FAMILIES)
+    family = draw.one(questions.FAMILIES)
     meaning = draw.one(family)
     slots = _slots(draw, meaning)
     first = _question(draw, meaning, slots)
@@ -193,7 +193,7 @@ def _questions(draw: _Draw, target: int) -> tuple[tuple[str, str], int]:
         changed = draw.one(tuple(slots))
         kind = changed.rstrip("12")
         return (first, _question(draw, meaning, slots | {changed: _concept(draw, kind, slots.values())})), 0
-    meaning = draw.one(draw.other(lexicon.FAMILIES, family))
+    meaning = draw.one(draw.other(questions.FAMILIES, family))
     shared = {name: value for name, value in slots.items() if draw.chance(0.7)}
     return (first, _question(draw, meaning, _slots(draw, meaning) | shared)), 0
 
@@ -207,7 +207,7 @@ def _slots(draw: _Draw, meaning: Choices) -> dict[str, str | Choices]:
 
 
 def _concept(draw: _Draw, kind: str, taken) -> str | Choices:
-    return draw.other(lexicon.SYNONYMS.get(kind) or lexicon.ENTITIES[kind], *taken)
+    return draw.other(questions.SYNONYMS.get(kind) or questions.ENTITIES[kind], *taken)
 
 
 def _question(draw: _Draw, meaning: Choices, slots: dict[str, str | Choices]) -> str:
@@ -239,55 +239,55 @@ def _scenes(draw: _Draw, target: None) -> tuple[tuple[str, str], float]:
 
 
 def _actor(draw: _Draw) -> Choices:
-    return draw.one(draw.one(tuple(lexicon.ACTORS.values())))
+    return draw.one(draw.one(tuple(scenes.ACTORS.values())))
 
 
 def _scene(draw: _Draw) -> _Scene:
     actor = _actor(draw)
     if draw.chance(0.55):
-        verb, thing = draw.one(lexicon.MUTUAL), draw.other(sum(lexicon.ACTORS.values(), ()), actor)
+        verb, thing = draw.one(scenes.MUTUAL), draw.other(sum(scenes.ACTORS.values(), ()), actor)
     else:
-        actor = draw.one(lexicon.ACTORS["people"])
-        verb, things = draw.one(lexicon.HANDLED)
+        actor = draw.one(scenes.ACTORS["people"])
+        verb, things = draw.one(scenes.HANDLED)
         thing = draw.one(things)
-    look = draw.one(lexicon.LOOKS) if draw.chance(0.5) else None
-    place = draw.one(lexicon.PLACES) if draw.chance(0.6) else None
+    look = draw.one(scenes.LOOKS) if draw.chance(0.5) else None
+    place = draw.one(scenes.PLACES) if draw.chance(0.6) else None
     return _Scene(actor, look, verb, thing, place)
 
 
 def _swap_roles(draw: _Draw, scene: _Scene) -> tuple[_Scene, float]:
-    if scene.verb not in lexicon.MUTUAL:
+    if scene.verb not in scenes.MUTUAL:
         return _change_actor(draw, scene)
     return scene._replace(actor=scene.object, object=scene.actor), 1.8
 
 
 def _change_actor(draw: _Draw, scene: _Scene) -> tuple[_Scene, float]:
-    siblings = next(group for group in lexicon.ACTORS.values() if scene.actor in group)
+    siblings = next(group for group in scenes.ACTORS.values() if scene.actor in group)
     return scene._replace(actor=draw.other(siblings, scene.actor, scene.object)), 1.2
 
 
 def _change_action(draw: _Draw, scene: _Scene) -> tuple[_Scene, float]:
-    if scene.verb in lexicon.MUTUAL:
-        return scene._replace(verb=draw.other(lexicon.MUTUAL, scene.verb)), 1.6
-    verb, things = draw.one([pair for pair in lexicon.HANDLED if pair[0] != scene.verb])
+    if scene.verb in scenes.MUTUAL:
+        return scene._replace(verb=draw.other(scenes.MUTUAL, scene.verb)), 1.6
+    verb, things = draw.one([pair for pair in scenes.HANDLED if pair[0] != scene.verb])
     return scene._replace(verb=verb, object=draw.one(things)), 2.6
 
 
 def _change_object(draw: _Draw, scene: _Scene) -> tuple[_Scene, float]:
-    groups = [*lexicon.ACTORS.values(), *(things for _, things in lexicon.HANDLED)]
+    groups = [*scenes.ACTORS.values(), *(things for _, things in scenes.HANDLED)]
     siblings = next(group for group in groups if scene.object in group)
     return scene._replace(object=draw.other(siblings, scene.object, scene.actor)), 1.2
 
 
 def _change_place(draw: _Draw, scene: _Scene) -> tuple[_Scene, float]:
     if scene.place is None or draw.chance(0.6):
-        return scene._replace(place=draw.other(lexicon.PLACES, scene.place)), 0.8 if scene.place else 0.4
+        return scene._replace(place=draw.other(scenes.PLACES, scene.place)), 0.8 if scene.place else 0.4
     return scene._replace(place=None), 0.4
 
 
 def _change_look(draw: _Draw, scene: _Scene) -> tuple[_Scene, float]:
     if scene.look is None or draw.chance(0.6):
-        return scene._replace(look=draw.other(lexicon.LOOKS, scene.look)), 0.8 if scene.look else 0.4
+        return scene._replace(look=draw.other(scenes.LOOKS, scene.look)), 0.8 if scene.look else 0.4
     return scene._replace(look=None), 0.4
 
 
@@ -304,4 +304,4 @@ def _describe(draw: _Draw, scene: _Scene) -> str:
     place = draw.one(scene.place) if scene.place else ""
     words = {"actor": f"a {look}{draw.one(scene.actor)}", "object": f"a {draw.one(scene.object)}"}
     words |= {"doing": doing, "done": done, "place": place and f" {place}", "ahead": place and f"{place}, "}
-    return _sentence(draw.one(lexicon.DENIALS if scene.denied else lexicon.SCENES).format(**words))
+    return _sentence(draw.one(scenes.DENIALS if scene.denied else scenes.SCENES).format(**words))
