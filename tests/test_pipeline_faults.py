@@ -81,6 +81,36 @@ def test_a_killed_scheduler_takes_its_jobs_along_and_resume_gives_the_same_table
     assert tables(folder) == by_hand(alone, name) != {}
 
 
+SCHEDULING = """
+import subprocess, sys, threading
+for file in sys.argv[2:]:
+    threading.Thread(target=subprocess.run, args=([sys.executable, "-c", sys.argv[1], file],)).start()
+"""
+SCHEDULED = """
+import os, pathlib, signal, sys, time
+from mtlib.pipeline import end_with
+signals = []
+signal.signal(signal.SIGTERM, lambda number, frame: signals.append(number))
+end_with(os.getppid(), signal.SIGTERM)
+print(flush=True)
+while not signals:
+    time.sleep(0.01)
+time.sleep(0.5)
+pathlib.Path(sys.argv[1]).write_text(str(signals))
+"""
+
+
+def test_a_job_receives_one_signal_however_many_threads_its_scheduler_had(tmp_path):
+    files = [tmp_path / str(number) for number in range(8)]
+    starting = [sys.executable, "-c", SCHEDULING, SCHEDULED, *map(str, files)]
+    with subprocess.Popen(starting, env=environment(), stdout=subprocess.PIPE) as scheduler:
+        for _ in files:
+            scheduler.stdout.readline()
+        scheduler.kill()
+    until(lambda: all(file.is_file() and file.read_text() for file in files), "every job's count")
+    assert [file.read_text() for file in files] == [f"[{int(signal.SIGTERM)}]"] * len(files)
+
+
 def test_resume_puts_in_order_what_dead_processes_left(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     gone, here = {"pid": 2**22 + 1, "host": os.uname().nodename}, {"pid": os.getpid(), "host": os.uname().nodename}
@@ -112,7 +142,10 @@ def test_resume_puts_in_order_what_dead_processes_left(tmp_path, monkeypatch):
 def test_a_job_that_outlives_its_scheduler_is_waited_for(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("mtlib.pipeline.PATIENCE", 0.2)
-    with subprocess.Popen(["sleep", "60"], env=os.environ | {SCHEDULER: str(2**22 + 1)}) as job:
+    code = "import time; print(flush=True); time.sleep(60)"
+    of_dead = os.environ | {SCHEDULER: str(2**22 + 1)}
+    with subprocess.Popen([sys.executable, "-c", code], env=of_dead, stdout=subprocess.PIPE) as job:
+        job.stdout.readline()
         try:
             with pytest.raises(LockedError, match=str(job.pid)):
                 list(tidy())
