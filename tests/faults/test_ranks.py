@@ -18,7 +18,8 @@ from mtlib.training.checkpoints import CheckpointStore
 from mtlib.training.ranks import PATIENCE
 from mtlib.training.runs import RunStore
 
-SECONDS = 3
+SECONDS = 30
+"""How long a process waits for the other, where nothing is meant to hang."""
 
 
 def uneven(**changes) -> Tiny:
@@ -28,14 +29,14 @@ def uneven(**changes) -> Tiny:
     return Tiny(tiny(SMART_AND_TEACHER, **{**settings, "penalties": penalties, **changes}).settings)
 
 
-def start(experiment: Tiny, folder: Path, rank: int, port: int, prepare) -> int:
+def start(experiment: Tiny, folder: Path, rank: int, port: int, prepare, seconds: float) -> int:
     """Process number of a forked child that is one of two ranks; its exit code is that of `mtlib`."""
     folder.mkdir(exist_ok=True)
     if process := os.fork():
         return process
     code = 99
     try:
-        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", PATIENCE: str(SECONDS)}
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", PATIENCE: str(seconds)}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         PartialState._reset_state()
         with pytest.MonkeyPatch.context() as patch:
@@ -51,12 +52,14 @@ def start(experiment: Tiny, folder: Path, rank: int, port: int, prepare) -> int:
         os._exit(code)
 
 
-def both(experiment: Tiny, folder: Path, first=lambda patch: None, second=lambda patch: None) -> list[int]:
+def both(
+    experiment: Tiny, folder: Path, first=lambda patch: None, second=lambda patch: None, seconds: float = SECONDS
+) -> list[int]:
     """Exit codes, or minus the signals, of two ranks of `experiment` after their preparations."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    processes = [start(experiment, folder, rank, port, act) for rank, act in enumerate((first, second))]
+    processes = [start(experiment, folder, rank, port, act, seconds) for rank, act in enumerate((first, second))]
     codes = dict.fromkeys(processes)
     try:
         deadline = time.monotonic() + 60
@@ -121,7 +124,7 @@ def test_a_process_that_ends_early_ends_the_other(tmp_path):
 
 
 def test_a_process_that_hangs_is_not_waited_for(tmp_path):
-    codes = both(uneven(), tmp_path, second=after_step(3, lambda: time.sleep(SECONDS + 2)))
+    codes = both(uneven(), tmp_path, second=after_step(3, lambda: time.sleep(6)), seconds=3)
     assert codes == [74, 74]
 
 
