@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -11,6 +13,7 @@ from pipelines import ROOT, environment, project
 from mtlib.errors import ConfigurationError
 from mtlib.study import sweeps
 from mtlib.study.plan import Plan
+from mtlib.training.evaluation import in_choosing_half
 
 SMART = {"kind": "smart", "mode": "ball", "weight": 1.0, "dropout": "off"}
 SWEEP = {
@@ -64,6 +67,8 @@ def test_fields_of_samplers_and_whole_fields_vary(written):
         ({"grid": {"seed": [1]}}, "'seed' is no field to vary"),
         ({"grid": {}}, "grid"),
         ({"seeds": []}, "seeds"),
+        ({"seeds": [0, 0]}, "seeds: a value occurs twice"),
+        ({"grid": {"smart.radius": [0.1, 0.10]}}, "smart.radius: a value occurs twice"),
         ({"sedes": [1]}, "unknown key 'sedes'"),
         ({"preset": "smok"}, "did you mean 'smoke'"),
     ],
@@ -87,15 +92,60 @@ def test_the_figure_has_a_panel_a_key():
     assert list(panels[1].lines[0].get_ydata()) == [2.5, 2.5]
 
 
+@dataclass
+class Trained:
+    """A run of tasks whose dev predictions are right in the first `right` of forty examples."""
+
+    right: int
+    tasks: tuple[str, ...] = ("sst", "qqp")
+
+    @property
+    def experiment(self):
+        return SimpleNamespace(tasks=self.tasks)
+
+    def predictions(self, split: str, task: str) -> pd.DataFrame:
+        assert split == "dev" and task in self.tasks
+        ids = [str(number) for number in range(40)]
+        return pd.DataFrame({"id": ids, "label": 1, "prediction": [int(n < self.right) for n in range(40)]})
+
+
+def reporting(*rights: int) -> list[float]:
+    """The accuracies of those runs on the half of dev that chose nothing, counted by hand."""
+    half = [number for number in range(40) if not in_choosing_half(pd.Series([str(number)]))[0]]
+    return [sum(number < right for number in half) / len(half) for right in rights]
+
+
+def test_settings_are_compared_over_their_seeds_on_the_tasks_that_all_have():
+    systems = {"a 1": [Trained(10), Trained(20)], "a 2": [Trained(30), Trained(38, ("qqp",))]}
+    found = sweeps.compared(systems)
+    first, second = reporting(10, 20), reporting(30, 38)
+    seeds = found["seeds"].set_index(["setting", "task"])
+    assert set(seeds.index) == {(name, task) for name in systems for task in ("qqp", "mean")}
+    assert seeds.loc[("a 2", "qqp"), "mean"] == pytest.approx(sum(second) / 2) and (seeds["seeds"] == 2).all()
+    row = found["differences"].set_index("task").loc["qqp"]
+    assert (row["system"], row["seeds"]) == ("a 2", 2)
+    assert row["difference"] == pytest.approx((sum(second) - sum(first)) / 2)
+
+
+def test_one_setting_or_one_seed_says_less():
+    one = Trained(10)
+    assert sweeps.compared({"a": [one]}) == {}
+    assert list(sweeps.compared({"a": [one], "b": [one]})) == ["differences"]
+    assert list(sweeps.compared({"a": [one, one]})) == ["seeds"]
+    assert sweeps.compared({"a": [Trained(1, ("sst",))], "b": [Trained(1, ("qqp",))]}) == {}
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_sweep_goes_through_the_pipeline(written, tmp_path):
-    file = written(grid={"smart.radius": [0.1, 0.3]}, seeds=[0])
+    file = written(grid={"smart.radius": [0.1, 0.3]}, seeds=[0, 1])
     folder = project(tmp_path / "p")
     run = [sys.executable, "-m", "mtlib", "sweep", file, "--threads", "1"]
     done = subprocess.run(run, cwd=folder, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     table = pd.read_csv(folder / "results" / "tables" / "mine.yaml-sample" / "sweep.csv")
-    assert list(table["smart.radius"]) == [0.1, 0.3] and table["mean"].between(0, 1).all()
+    assert list(table["smart.radius"]) == [0.1, 0.1, 0.3, 0.3] and table["mean"].between(0, 1).all()
     assert {path.suffix for path in (folder / "figures" / "mine.yaml-sample").iterdir()} == {".pdf", ".png"}
-    assert len(list((folder / "results" / "points" / "mine.yaml-sample").iterdir())) == 2
+    assert len(list((folder / "results" / "points" / "mine.yaml-sample").iterdir())) == 4
+    seeds = pd.read_csv(folder / "results" / "tables" / "mine.yaml-sample" / "sweep_seeds.csv")
+    assert (seeds["seeds"] == 2).all() and set(seeds["setting"]) == {"smart.radius 0.1", "smart.radius 0.3"}

@@ -2,6 +2,8 @@
 
 import itertools
 import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +19,8 @@ from mtlib.config import Experiment, Strict, checked, nearest, preset
 from mtlib.errors import ConfigurationError
 from mtlib.study.figures import COLUMN_WIDTH, PALETTE, save, use_style
 from mtlib.study.grids import Study, summary
+from mtlib.study.parts import ReportingHalf, task_scores
+from mtlib.study.statistics import compare, seeds_summary
 from mtlib.study.tables import write_table
 from mtlib.training.runs import Run
 
@@ -57,6 +61,13 @@ class Sweep(Strict):
                 raise ValueError(f"grid: {key!r} is no field to vary{nearest(key, Experiment.model_fields)}")
             if entry and first != "sampler" and first not in self.kinds:
                 raise ValueError(f"grid: {key!r}: `experiment` has no penalty {first!r}, found {sorted(self.kinds)}")
+        return self
+
+    @model_validator(mode="after")
+    def _once(self):
+        for key, values in {"seeds": self.seeds, **self.grid}.items():
+            if isinstance(values, list) and any(value in values[:place] for place, value in enumerate(values)):
+                raise ValueError(f"{key}: a value occurs twice in {values}")
         return self
 
     @property
@@ -125,20 +136,45 @@ def _made(study: Study, seed: int, name: str, fields: dict[str, Any]) -> Run:
 def gather(path: str, corpus: str | None = None, results: str | Path = "results", figures: str | Path = "figures"):
     """The table of a sweep's runs, one row a run; writes it and its figure, and trains what is missing.
 
-    Into `<results>/tables/<sweep>-<corpus>/sweep.{csv,md,tex}` and `<figures>/<sweep>-<corpus>/sweep.{pdf,png}`.
+    Into `<results>/tables/<sweep>-<corpus>/` as `sweep.{csv,md,tex}`; of several settings also `sweep_differences`, all
+    against the first, and of several seeds `sweep_seeds`, both on the reporting half of dev. The figure is
+    `<figures>/<sweep>-<corpus>/sweep.{pdf,png}`.
     """
     sweep = read(path)
     study = Study(sweep.preset, corpus or sweep.corpus, results, called=path)
-    rows = [
+    shown = [
         {key: str(value) if isinstance(value, (list, dict)) else value for key, value in chosen.items()}
-        | summary(make(study))
-        for chosen, (_, make) in zip(sweep.combinations(), runs(sweep), strict=True)
+        for chosen in sweep.combinations()
     ]
-    table = pd.DataFrame(rows)
-    caption = f"Sweep {Path(path).stem} on dev, {study.corpus.title}, preset {sweep.preset}"
-    write_table(table, "sweep", study.tables, caption=caption)
+    trained = [make(study) for _, make in runs(sweep)]
+    table = pd.DataFrame([chosen | summary(run) for chosen, run in zip(shown, trained, strict=True)])
+    about = f"{study.corpus.title}, preset {sweep.preset}"
+    systems: dict[str, list[Run]] = defaultdict(list)
+    for chosen, run in zip(shown, trained, strict=True):
+        systems[", ".join(f"{key} {chosen[key]}" for key in sweep.grid)].append(run)
+    for name, found in compared(systems).items():
+        caption = f"Sweep {Path(path).stem}, reporting half of dev, {about}"
+        write_table(found, f"sweep_{name}", study.tables, caption=caption)
+    write_table(table, "sweep", study.tables, caption=f"Sweep {Path(path).stem} on dev, {about}")
     save(figure(table, list(sweep.grid)), "sweep", Path(figures) / study.tables.name)
     return table
+
+
+def compared(systems: Mapping[str, Sequence[Run]]) -> dict[str, pd.DataFrame]:
+    """What several settings and several seeds allow to say, on the reporting half and the tasks that all runs have.
+
+    systems: the runs of each setting, one a seed. "differences": every setting against the first (`compare`), "seeds":
+    mean, deviation and t-interval of each setting's scores (`seeds_summary`).
+    """
+    every = [run for found in systems.values() for run in found]
+    tasks = [task for task in every[0].experiment.tasks if all(task in run.experiment.tasks for run in every)]
+    tables, half = {}, ReportingHalf()
+    if tasks and len(systems) > 1:
+        tables["differences"] = compare(systems, next(iter(systems)), half, tasks)
+    if tasks and len(every) > len(systems):
+        scores = [{"setting": name} | task_scores(run, half, tasks) for name, found in systems.items() for run in found]
+        tables["seeds"] = seeds_summary(pd.DataFrame(scores), ["setting"], (*tasks, "mean"))
+    return tables
 
 
 def figure(table: pd.DataFrame, keys: list[str]) -> Figure:
