@@ -178,18 +178,21 @@ def compared(systems: Mapping[str, Sequence[Run]]) -> dict[str, pd.DataFrame]:
 
 
 def figure(table: pd.DataFrame, keys: list[str]) -> Figure:
-    """Mean dev score against each key's values, a panel a key: a dot a run, a line through the values' means."""
+    """Mean dev score against each key's values, a panel a key: a dot a run, and the values' means, numbers joined."""
     use_style()
     size = (COLUMN_WIDTH * 0.8 * len(keys), 2.4)
     drawn, panels = plt.subplots(1, len(keys), figsize=size, sharey=True, squeeze=False)
     for axes, key in zip(panels.flat, keys, strict=True):
         values = table[key]
-        if not pd.api.types.is_numeric_dtype(values) or values.dtype == bool:
-            values = values.astype(str)
+        numbers = pd.api.types.is_numeric_dtype(values) and values.dtype != bool
+        if not numbers:
+            values = values.astype(str).str.replace("_", " ")
+            axes.tick_params("x", rotation=30)
         elif values.min() > 0 and values.max() >= 10 * values.min():
             axes.set_xscale("log")
-        means = table.groupby(values, sort=pd.api.types.is_numeric_dtype(values))["mean"].mean()
-        axes.plot(means.index, means, color=PALETTE[0], marker="o", label="mean of the value's runs")
+        means = table.groupby(values, sort=numbers)["mean"].mean()
+        line = "-" if numbers else "none"
+        axes.plot(means.index, means, color=PALETTE[0], marker="o", linestyle=line, label="mean of the value's runs")
         axes.plot(values, table["mean"], ".", color="#777777", label="one run", zorder=0)
         axes.set_xlabel(key.replace("_", " "))
     panels[0, 0].set_ylabel("mean dev score")
