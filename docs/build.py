@@ -24,7 +24,7 @@ from mtlib.study import tables
 HERE = Path(__file__).resolve().parent
 PACKAGE = HERE.parent / "mtlib"
 FRONT = {
-    "method_differences": ("90%", "Differences of the methods' means with 95 % intervals, reporting half of dev."),
+    "method_differences": ("90%", "Differences of means and evennesses, 95 % intervals, reporting half of dev."),
     "figure_3": ("90%", "Figure 3: dev scores by epoch, by the weight of SMART's penalty."),
     "figure_1a": ("90%", "Figure 1a: SST dev sentences before and after ranking, by t-SNE."),
     "figure_1b": ("60%", "Figure 1b: what the best method takes for what, SST dev."),

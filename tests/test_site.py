@@ -124,6 +124,17 @@ def test_a_page_opens_from_the_disk_without_the_network(html, page, name):
     assert page.faults == []
 
 
+@pytest.mark.parametrize("name", ["index", "architecture", "cluster", "penalties", "reliability", "api/index"])
+def test_no_table_of_a_guide_is_wider_than_its_page(html, page, name):
+    page.set_viewport_size({"width": 1300, "height": 900})
+    page.goto((html / f"{name}.html").as_uri())
+    found = page.eval_on_selector_all(
+        "article table", "all => all.map(t => [t.offsetWidth, t.parentElement.clientWidth])"
+    )
+    assert found or name == "penalties"
+    assert all(table <= place + 1 for table, place in found), found
+
+
 def test_search_finds_smart(html, page):
     page.goto((html / "search.html").as_uri() + "?q=SMART")
     page.wait_for_selector("#search-results li a:has-text('03 SMART: adversary or noise?')")
