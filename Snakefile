@@ -150,4 +150,5 @@ onsuccess:
 onerror:
     failed = sorted(Path(EXECUTED).parent.glob("*.failed.ipynb"))
     print("failed: " + (", ".join(map(str, failed)) or f"see {log}"), flush=True)
-    print("`make resume` goes on from here, redoing only what is missing.", flush=True)
+    again = f"mtlib sweep {PRESET} --resume" if PLAN.sweep else "make resume"
+    print(f"`{again}` goes on from here, redoing only what is missing.", flush=True)

@@ -94,7 +94,7 @@ def require_alone(resuming: bool = False) -> None:
     if not resuming and any(Path(".snakemake/locks").glob("*.lock")):
         raise LockedError(
             f"{Path.cwd()}: an earlier pipeline was killed here, or one that mtlib did not start still runs; "
-            "`make resume` goes on where it stopped"
+            "`make resume` goes on where it stopped (of a sweep: `mtlib sweep FILE --resume`)"
         )
 
 
