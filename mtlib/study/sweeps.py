@@ -142,13 +142,13 @@ def gather(path: str, corpus: str | None = None, results: str | Path = "results"
     """
     sweep = read(path)
     study = Study(sweep.preset, corpus or sweep.corpus, results, called=path)
+    about = f"{study.corpus.title}, preset {sweep.preset}"  # reads the corpus, once for all seeds
     shown = [
         {key: str(value) if isinstance(value, (list, dict)) else value for key, value in chosen.items()}
         for chosen in sweep.combinations()
     ]
     trained = [make(study) for _, make in runs(sweep)]
     table = pd.DataFrame([chosen | summary(run) for chosen, run in zip(shown, trained, strict=True)])
-    about = f"{study.corpus.title}, preset {sweep.preset}"
     systems: dict[str, list[Run]] = defaultdict(list)
     for chosen, run in zip(shown, trained, strict=True):
         systems[", ".join(f"{key} {chosen[key]}" for key in sweep.grid)].append(run)
