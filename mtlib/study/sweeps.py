@@ -188,12 +188,13 @@ def figure(table: pd.DataFrame, keys: list[str]) -> Figure:
         if not numbers:
             values = values.astype(str).str.replace("_", " ")
             axes.tick_params("x", rotation=30)
+            axes.margins(x=0.2)
         elif values.min() > 0 and values.max() >= 10 * values.min():
             axes.set_xscale("log")
         means = table.groupby(values, sort=numbers)["mean"].mean()
         line = "-" if numbers else "none"
         axes.plot(means.index, means, color=PALETTE[0], marker="o", linestyle=line, label="mean of the value's runs")
-        axes.plot(values, table["mean"], ".", color="#777777", label="one run", zorder=0)
+        axes.plot(values, table["mean"], ".", color="#777777", label="one run", zorder=1)
         axes.set_xlabel(key.replace("_", " "))
     panels[0, 0].set_ylabel("mean dev score")
     drawn.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
