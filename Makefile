@@ -12,7 +12,7 @@ CORES := $(shell getconf _NPROCESSORS_ONLN)
 # Cores a job uses. Results depend on it, so it does not follow from JOBS. Runs on the generated corpus are so short
 # that starting them takes longer than training: two at a time, with half of the cores each.
 SHARE := $(if $(filter sample,$(CORPUS)),2,1)
-THREADS ?= $(shell half=$$(( $(CORES) / $(SHARE) )); echo $$(( half < 1 ? 1 : half < 4 ? half : 4 )))
+THREADS ?= $(shell each=$$(( $(CORES) / $(SHARE) )); echo $$(( each < 1 ? 1 : each < 4 ? each : 4 )))
 # Jobs at the same time.
 JOBS ?= $(shell echo $$(( $(CORES) / $(THREADS) > 0 ? $(CORES) / $(THREADS) : 1 )))
 # Where jobs run: here (default), or on a cluster (slurm); a folder of profiles.

@@ -165,10 +165,10 @@ def sweep(
     threads: Annotated[int, typer.Option(min=1, help="cores of a job; results depend on it")] = 2,
     results: ResultsOption = Path("results"),
     figures: FiguresOption = Path("figures"),
-    gather: Annotated[bool, typer.Option("--gather", help="only the table and the figure, without Snakemake")] = False,
+    gather: Annotated[bool, typer.Option("--gather", help="only the tables and the figure, without Snakemake")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="go on after a crash")] = False,
 ):
-    """Train a grid of your own through the pipeline, and write its table and its figure."""
+    """Train a grid of your own through the pipeline, and write its tables and its figure."""
     from mtlib import config
     from mtlib.study import sweeps
 
