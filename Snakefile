@@ -1,116 +1,79 @@
-"""The pipeline: one job a training run, then one a notebook, which gathers the runs it shows.
+"""The pipeline: the jobs of a plan, which train runs, then one a notebook.
 
-Started by `make run`, which sets preset, corpus and threads; see profiles/ for where and how wide it runs.
+`make run` reads the plan from the notebooks, writes it, and starts this file with its path; see profiles/ for where
+and how wide it runs.
 """
 
-import sys
+import json
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from mtlib import gallery, pipeline
-from mtlib.config import label
 from mtlib.errors import MtlibError
-from mtlib.study.plan import Plan
+from mtlib.workbook import gallery, pipeline
 
-PRESET = config.get("preset", "tour")
-CORPUS = config.get("corpus", "sample")
-RESULTS = config.get("results", "results")
-NAME = label(PRESET, CORPUS)
+if "plan" not in config:
+    raise WorkflowError("expected --config plan=FILE: start the pipeline with `make run` or `mtlib pipeline run`")
+PLAN = json.loads(Path(config["plan"]).read_text())
+JOBS, STAGES = PLAN["jobs"], PLAN["stages"]
+RESULTS, FIGURES, NAME = PLAN["results"], PLAN["figures"], PLAN["name"]
 EXECUTED = f"{RESULTS}/notebooks/{NAME}/{{}}.ipynb"
-MARKER = f"{RESULTS}/points/{NAME}/{{}}.json"
-SWEEP = f"{RESULTS}/tables/{NAME}/sweep.csv"
-FIGURES = f"{config.get('figures', 'figures')}/{NAME}"
 THREADS = int(config.get("threads", 2))
-CODE, DATA_CODE = pipeline.fingerprint(), pipeline.fingerprint("data")
-CORPUS_FILES = sorted(map(str, Path(CORPUS).glob("*.csv")))
 JOB = "export MTLIB_SCHEDULER=$PPID MTLIB_PROGRESS=lines; exec python -m mtlib "
-
-try:
-    PLAN = Plan(PRESET)
-except MtlibError as error:
-    raise WorkflowError(str(error)) from None
-
-
-def markers(names):
-    """The files that say that the points of these names are trained."""
-    return [MARKER.format(name) for name in names]
+WHERE = " --results {params.results:q}"
 
 
 rule all:
     input:
-        [SWEEP] if PLAN.sweep else [EXECUTED.format(stage) for stage in PLAN.stages],
+        [EXECUTED.format(stage) for stage in STAGES],
     default_target: True
 
 
-rule point:
-    input:
-        corpus=CORPUS_FILES,
-        after=lambda w: markers(PLAN.points[w.point].after),
-    output:
-        MARKER.format("{point}"),
-    wildcard_constraints:
-        point="|".join(map(re.escape, PLAN.points)),
-    params:
-        run=lambda w: PLAN.points[w.point].text,
-        preset=PRESET,
-        corpus=CORPUS,
-        results=RESULTS,
-        reader=DATA_CODE,
-    threads: THREADS
-    shell:
-        JOB + "point {wildcards.point:q} --preset {params.preset:q} --corpus {params.corpus:q} --results {params.results:q}"
+for job, wanted in JOBS.items():
 
-
-if PLAN.sweep:
-
-    rule sweep:
+    rule:
+        name:
+            f"train_{job}"
         input:
-            points=markers(PLAN.points),
+            wanted["after"],
         output:
-            SWEEP,
+            wanted["done"],
         params:
-            file=PRESET,
-            corpus=CORPUS,
+            experiments=wanted["experiments"],
+            corpus=PLAN["corpus"],
+            content=PLAN["content"],
             results=RESULTS,
-            figures=config.get("figures", "figures"),
-            reads=PLAN.sweep.model_dump_json(),
-            code=CODE,
         threads: THREADS
         shell:
-            JOB + "sweep {params.file:q} --gather --corpus {params.corpus:q}"
-            " --results {params.results:q} --figures {params.figures:q}"
+            JOB + "train {params.experiments:q} --corpus={params.corpus:q} --done" + WHERE
 
 
-for stage, shown in PLAN.stages.items():
+for stage, shown in STAGES.items():
 
     rule:
         name:
             stage
         input:
-            notebook=f"notebooks/{stage}.ipynb",
-            corpus=CORPUS_FILES,
-            points=markers(shown),
+            notebook=shown["notebook"],
+            runs=shown["after"],
         output:
             EXECUTED.format(stage),
         params:
-            stage=stage,
-            preset=PRESET,
-            corpus=CORPUS,
+            path=shown["notebook"],
+            given=[f"-p={each}" for each in shown["parameters"]],
             results=RESULTS,
-            figures=FIGURES,
-            reads=PLAN.reads(stage),
-            code=CODE,
+            figures=PLAN["figures"],
+            content=PLAN["content"],
+            code=PLAN["code"],
         threads: THREADS
         shell:
-            JOB + "run {params.stage} --results {params.results:q}"
-            " -p preset={params.preset:q} -p corpus={params.corpus:q} -p figures={params.figures:q}"
+            JOB + "run --path={params.path:q} {params.given:q} --figures={params.figures:q}" + WHERE
 
 
 rule collect:
     input:
         executed=EXECUTED.format("{stage}"),
-        points=lambda w: markers(PLAN.stages[w.stage]),
+        runs=lambda w: STAGES[w.stage]["after"],
     output:
         report(
             directory(f"{RESULTS}/report/{NAME}/{{stage}}"),
@@ -120,9 +83,7 @@ rule collect:
             labels={"name": "{name}"},
         ),
     params:
-        about=lambda w: gallery.provenance(
-            EXECUTED.format(w.stage), markers(PLAN.stages[w.stage] or list(PLAN.points)[:1]), RESULTS
-        ),
+        about=lambda w: gallery.provenance(EXECUTED.format(w.stage), STAGES[w.stage]["after"], RESULTS),
     threads: 1
     shell:
         JOB + "collect {input.executed:q} {output:q}"
@@ -130,7 +91,7 @@ rule collect:
 
 rule gallery:
     input:
-        [f"{RESULTS}/report/{NAME}/{stage}" for stage in PLAN.stages],
+        [f"{RESULTS}/report/{NAME}/{stage}" for stage in STAGES],
 
 
 onstart:
@@ -143,12 +104,11 @@ onstart:
 
 
 onsuccess:
-    told = Path(SWEEP).parent if PLAN.sweep else Path(EXECUTED).parent
-    print(f"done: see {told}; figures in {FIGURES}, runs in {RESULTS}/runs", flush=True)
+    print(f"done: notebooks in {Path(EXECUTED).parent}, tables in {RESULTS}/tables/{NAME}, figures in {FIGURES}/{NAME}, "
+          f"runs in {RESULTS}/runs", flush=True)
 
 
 onerror:
     failed = sorted(Path(EXECUTED).parent.glob("*.failed.ipynb"))
     print("failed: " + (", ".join(map(str, failed)) or f"see {log}"), flush=True)
-    again = f"mtlib sweep {PRESET} --resume" if PLAN.sweep else "make resume"
-    print(f"`{again}` goes on from here, redoing only what is missing.", flush=True)
+    print(f"`{PLAN['again']}` goes on from here, redoing only what is missing.", flush=True)

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from mtlib.config import experiment, label
+from mtlib.experiments import experiment, label
 from mtlib.data.corpus import Corpus, load_corpus
 from mtlib.objectives.bregman import Bregman
 from mtlib.objectives.penalty import Penalty

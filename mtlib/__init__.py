@@ -8,25 +8,23 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 PUBLIC: dict[str, tuple[str, ...]] = {
-    "mtlib.config": ("Experiment", "Pretraining", "experiment", "preset", "pretraining"),
     "mtlib.data.corpus": ("Corpus", "load_corpus"),
     "mtlib.errors": ("MtlibError",),
+    "mtlib.experiments": ("Experiment", "Pretraining"),
     "mtlib.model": ("MultitaskModel",),
     "mtlib.objectives.bregman": ("Bregman",),
     "mtlib.objectives.divergences": ("symmetric_divergence",),
     "mtlib.objectives.penalty": ("Penalty", "Step"),
     "mtlib.objectives.ranking": ("multiple_negatives_ranking_loss",),
     "mtlib.objectives.smart": ("Smart",),
+    "mtlib.presets": ("experiment", "preset", "pretraining"),
     "mtlib.samplers": ("Annealed", "Proportional", "RoundRobin", "SquareRoot"),
     "mtlib.study.ensembles": ("average_weights", "choose"),
-    "mtlib.study.grids": ("Study",),
-    "mtlib.study.parts": ("ChoosingHalf", "Dev", "ReportingHalf", "Test"),
-    "mtlib.study.report": ("Report",),
-    "mtlib.study.statistics": ("compare", "intervals", "paired_bootstrap", "seeds_summary"),
+    "mtlib.study.eval_splits": ("ChoosingHalf", "Dev", "ReportingHalf", "Test"),
+    "mtlib.study.statistics": ("compare", "intervals", "seeds_summary"),
+    "mtlib.study.study": ("Runs", "Study"),
     "mtlib.tasks": ("QQP", "SST", "STS", "TASKS", "Task", "register"),
-    "mtlib.training.loop": ("fit",),
-    "mtlib.training.pretraining": ("pretrain",),
-    "mtlib.training.resume": ("resume",),
+    "mtlib.training.fit": ("fit", "resume"),
     "mtlib.training.runs": ("Run", "RunStore"),
 }
 """The modules of the public names."""

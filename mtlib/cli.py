@@ -1,4 +1,4 @@
-"""The `mtlib` command: data, training, prediction, the pipeline and its notebooks, tables and figures."""
+"""The `mtlib` command: data, training, prediction, the pipeline and its notebooks."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from mtlib.errors import ConfigurationError, DataError, MtlibError
-from mtlib.pipeline import SCHEDULER, end_with, snakemake
+from mtlib.workbook.processes import SCHEDULER, end_with
 
 SUBMISSION = {  # task -> name of its file and of its column in the CS224N submission
     "sst": ("sst", "Predicted_Sentiment"),
@@ -53,13 +53,19 @@ app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, pret
 data_app = typer.Typer(no_args_is_help=True, help="Look at a corpus.")
 app.add_typer(data_app, name="data")
 
-CorpusOption = Annotated[str, typer.Option("--corpus", help='"sample", "hub" or a folder of CSV files')]
+RunCorpusOption = Annotated[
+    str | None, typer.Option("--corpus", help='"sample", "hub" or a folder (default: what the run was trained on)')
+]
 ResultsOption = Annotated[Path, typer.Option("--results", help="where runs and notebooks are kept")]
-PresetOption = Annotated[str, typer.Option(help="smoke, tour, third, laptop, paper or a YAML file")]
+PresetOption = Annotated[str, typer.Option(help="smoke, tour, afternoon, laptop, base, paper or a YAML file")]
 StudyCorpusOption = Annotated[
     str | None, typer.Option("--corpus", help='"sample", "hub" or a folder (default: the preset\'s)')
 ]
-FiguresOption = Annotated[Path, typer.Option("--figures", help="folder; a study's figures are in one of its own there")]
+FiguresOption = Annotated[Path, typer.Option("--figures", help="where figures are written, a folder a study")]
+JobsOption = Annotated[int, typer.Option(min=1, help="jobs at the same time")]
+ThreadsOption = Annotated[int, typer.Option(min=1, help="cores of a job; results depend on it")]
+ProfileOption = Annotated[str, typer.Option(help="where jobs run: default (here), slurm, a folder of profiles")]
+MoreArgument = Annotated[list[str] | None, typer.Argument(help="options of Snakemake, behind --")]
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="id or name of a finished run, or its folder")]
 Pairs = list[str]
 
@@ -89,6 +95,7 @@ def check_data(
 
 @app.command()
 def train(
+    experiments: Annotated[list[Path] | None, typer.Argument(help="experiments in JSON, as a plan writes them")] = None,
     preset: Annotated[str | None, typer.Option(help="a preset or a YAML file (default: tour)")] = None,
     corpus: StudyCorpusOption = None,
     changes: Annotated[Pairs | None, typer.Option("--set", metavar="KEY=VALUE", help="an experiment field")] = None,
@@ -97,62 +104,84 @@ def train(
         str | None, typer.Option(metavar="RUN", help="continue this run, by id, name or folder, as it was begun")
     ] = None,
     allow_inexact: Annotated[bool, typer.Option(help="continue a run begun elsewhere, though not bit by bit")] = False,
+    done: Annotated[bool, typer.Option("--done", hidden=True, help="mark each file's run beside it")] = False,
 ):
     """Train, or continue the identical run that was interrupted, or load the one that is finished."""
     import mtlib
-    from mtlib.notebooks import parse_scalar
-    from mtlib.study import cards
+    from mtlib.study.model_card import ensure_card
+    from mtlib.training.files import write_json
 
+    options = {"allow_inexact": allow_inexact}
+    if (resume or experiments) and (preset or changes):
+        raise ConfigurationError("expected --preset and --set, or experiments, or --resume, one of the three")
     if resume:
-        if preset or changes:
-            raise ConfigurationError(f"--resume {resume}: expected no --preset and no --set, a run keeps its settings")
-        run = mtlib.resume(found_run(resume, results, finished=False), corpus, allow_inexact=allow_inexact)
+        runs = [mtlib.resume(found_run(resume, results, finished=False), corpus, **options)]
     else:
-        preset = preset or "tour"
-        experiment = mtlib.experiment(preset, **{key: parse_scalar(text) for key, text in pairs(changes, "--set")})
-        source = mtlib.load_corpus(corpus or mtlib.preset(preset).corpus, experiment.tasks)
-        run = mtlib.fit(experiment, source, results, allow_inexact=allow_inexact)
-    cards.ensure_card(run)
-    print_scores(run.scores)
-    typer.echo(f"{run.seconds:.0f} s, stored in {run.path}")
+        wanted = [read_file(path) for path in experiments or []] or [changed(preset or "tour", changes, results)]
+        tasks = list(dict.fromkeys(task for each in wanted for task in each.task_names))
+        source = mtlib.load_corpus(corpus or mtlib.preset(preset or "tour").corpus, tasks)
+        runs = []
+        for number, each in enumerate(wanted):
+            runs.append(mtlib.fit(each, source, results, **options))
+            if done:
+                mark = {"run": runs[-1].id, "identity": runs[-1].identity}
+                write_json(experiments[number].with_suffix(".done"), mark)
+    for run in runs:
+        ensure_card(run)
+        shown = ", ".join(f"{name} {score:.3f}" for name, score in run.scores.items())
+        typer.echo(f"{run.id}: {shown}; {run.seconds:.0f} s, stored in {run.path}")
 
 
-@app.command()
-def point(
-    name: Annotated[str, typer.Argument(help="a run of the preset's plan, such as baseline or ball-0.1")],
-    preset: PresetOption = "tour",
-    corpus: StudyCorpusOption = None,
-    results: ResultsOption = Path("results"),
-):
-    """Train one run of a preset's plan, or load it: what the pipeline does in a job."""
-    from mtlib.study.plan import train_point
+def read_file(path: Path):
+    """The experiment, or pretraining, in a JSON file."""
+    import json
 
-    run = train_point(name, preset, corpus, results)
-    typer.echo(f"{name}: {run.id}, {run.seconds:.0f} s")
+    from mtlib.experiments import read_experiment
+
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigurationError(f"{path}: expected an experiment in JSON ({str(error)[:200]})") from None
+    return read_experiment(content, str(path))
+
+
+def changed(preset: str, changes: list[str] | None, results: Path):
+    """A preset's experiment with `--set KEY=VALUE`; `start_from` is a run, by id, name or folder."""
+    import mtlib
+    from mtlib.workbook.parameters import parse_scalar
+
+    fields = {key: parse_scalar(text) for key, text in pairs(changes, "--set")}
+    if start := fields.get("start_from"):
+        fields["start_from"] = found_run(str(start), results).experiment
+    return mtlib.experiment(preset, **fields)
 
 
 @app.command()
 def pipeline(
     goal: Annotated[Goal, typer.Argument(help="run, plan (what would run, and why), resume (after a crash) or report")],
     preset: PresetOption = "tour",
-    corpus: CorpusOption = "sample",
-    jobs: Annotated[int, typer.Option(min=1, help="jobs at the same time")] = 1,
-    threads: Annotated[int, typer.Option(min=1, help="cores of a job; results depend on it")] = 2,
-    profile: Annotated[
-        str, typer.Option(help="where jobs run: default (here), slurm, a folder of profiles")
-    ] = "default",
-    more: Annotated[list[str] | None, typer.Argument(help="options of Snakemake, behind --")] = None,
+    corpus: StudyCorpusOption = None,
+    jobs: JobsOption = 1,
+    threads: ThreadsOption = 2,
+    profile: ProfileOption = "default",
+    results: ResultsOption = Path("results"),
+    figures: FiguresOption = Path("figures"),
+    more: MoreArgument = None,
 ):
-    """Train every run of a preset and execute the notebooks, with Snakemake, in the project's folder."""
-    raise typer.Exit(
-        snakemake(goal, {"preset": preset, "corpus": corpus}, jobs, threads, *(more or []), profile=profile)
-    )
+    """Train every run that the notebooks ask for and execute them, with Snakemake, in the project's folder."""
+    from mtlib.workbook.pipeline import prepare, require_project, snakemake
+    from mtlib.workbook.plan import Plan
+
+    require_project(profile)
+    options = f"PRESET={preset}" + (f" CORPUS={corpus}" if corpus else "")
+    plan = prepare(Plan(preset, corpus or ""), results, figures, f"make resume {options}")
+    raise typer.Exit(snakemake(goal, plan, jobs, threads, *(more or []), profile=profile))
 
 
 @app.command(hidden=True)
 def collect(executed: Path, folder: Path):
     """Copy a notebook's figures and tables for the report: what the pipeline does in a job."""
-    from mtlib import gallery
+    from mtlib.workbook import gallery
 
     typer.echo(f"{folder}: {len(gallery.collect(executed, folder))} figures and tables")
 
@@ -161,47 +190,47 @@ def collect(executed: Path, folder: Path):
 def sweep(
     file: Annotated[str, typer.Argument(help="a YAML file such as presets/sweeps/radius.yaml")],
     corpus: StudyCorpusOption = None,
-    jobs: Annotated[int, typer.Option(min=1, help="jobs at the same time")] = 1,
-    threads: Annotated[int, typer.Option(min=1, help="cores of a job; results depend on it")] = 2,
+    jobs: JobsOption = 1,
+    threads: ThreadsOption = 2,
+    profile: ProfileOption = "default",
     results: ResultsOption = Path("results"),
     figures: FiguresOption = Path("figures"),
-    gather: Annotated[bool, typer.Option("--gather", help="only the tables and the figure, without Snakemake")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="go on after a crash")] = False,
 ):
-    """Train a grid of your own through the pipeline, and write its tables and its figure."""
-    from mtlib import config
-    from mtlib.study import sweeps
+    """Train a grid of your own through the pipeline, and compare its settings in a notebook."""
+    from mtlib.workbook import sweeps
+    from mtlib.workbook.pipeline import prepare, require_project, snakemake
+    from mtlib.workbook.plan import Plan
 
+    require_project(profile)
     wanted = sweeps.read(file)
-    source = corpus or wanted.corpus or config.preset(wanted.preset).corpus
-    if gather:
-        table = sweeps.gather(file, source, results, figures)
-        typer.echo(table.to_string(index=False, float_format="{:.4g}".format))
-        return
-    settings = {"preset": file, "corpus": source, "results": results, "figures": figures}
-    raise typer.Exit(snakemake("resume" if resume else "run", settings, jobs, threads))
+    plan = Plan(wanted.preset, corpus or wanted.corpus, file)
+    again = " ".join(["mtlib", "sweep", file, *(["--corpus", corpus] if corpus else []), "--resume"])
+    prepared = prepare(plan, results, figures, again)
+    raise typer.Exit(snakemake("resume" if resume else "run", prepared, jobs, threads, profile=profile))
 
 
 @app.command()
 def evaluate(
     run: RunArgument,
-    corpus: CorpusOption = "sample",
+    corpus: RunCorpusOption = None,
     split: Split = Split.DEV,
     results: ResultsOption = Path("results"),
 ):
-    """Score a finished run on a labelled split."""
+    """Score a finished run on a labelled split, of its own corpus unless told."""
     from mtlib.training.evaluation import scores
 
     frames = predicted(run, corpus, split, results)
     if unlabelled := [name for name, frame in frames.items() if "label" not in frame]:
-        raise DataError(f"corpus {corpus}, {split}: expected labels to score with, found none for {unlabelled[0]}")
-    print_scores(scores(frames))
+        raise DataError(f"{split}: expected labels to score with, found none for {unlabelled[0]}")
+    for name, score in scores(frames).items():
+        typer.echo(f"{name:10s} {score:.3f}")
 
 
 @app.command()
 def predict(
     run: RunArgument,
-    corpus: CorpusOption = "sample",
+    corpus: RunCorpusOption = None,
     split: Split = Split.TEST,
     output: Annotated[Path, typer.Option(help="folder of the predictions")] = Path("predictions"),
     results: ResultsOption = Path("results"),
@@ -234,38 +263,9 @@ def runs(results: ResultsOption = Path("results")):
 @app.command()
 def card(run: RunArgument, results: ResultsOption = Path("results")):
     """Write the model card of a finished run, README.md in its model folder, anew."""
-    from mtlib.study.cards import write_card
+    from mtlib.study.model_card import write_card
 
     typer.echo(write_card(found_run(run, results)))
-
-
-@app.command("tables")
-def rebuild_tables(
-    preset: PresetOption = "tour",
-    corpus: StudyCorpusOption = None,
-    seed: Annotated[int, typer.Option(help="seed of the runs")] = 0,
-    results: ResultsOption = Path("results"),
-):
-    """Write every notebook's tables from finished runs, as CSV, Markdown and LaTeX. Nothing is trained."""
-    report = finished_study(preset, corpus, results, seed)
-    written = report.write_all(report.tables, report.write_table)
-    said(written, report.study.missing, report.study.tables)
-
-
-@app.command("figures")
-def rebuild_figures(
-    preset: PresetOption = "tour",
-    corpus: StudyCorpusOption = None,
-    seed: Annotated[int, typer.Option(help="seed of the runs")] = 0,
-    output: Annotated[Path, typer.Option("--figures", help="folder; theirs is one of the study's own in it")] = Path(
-        "figures"
-    ),
-    results: ResultsOption = Path("results"),
-):
-    """Draw every notebook's figures from finished runs, as PDF and PNG. Nothing is trained."""
-    report = finished_study(preset, corpus, results, seed, output)
-    written = report.write_all(report.figures, report.write_figure)
-    said(written, report.study.missing, output / report.study.tables.name)
 
 
 @app.command()
@@ -277,44 +277,32 @@ def run(
     path: Annotated[Path | None, typer.Option(help="a notebook that lies elsewhere")] = None,
     timeout: Annotated[float | None, typer.Option(min=0, help="seconds a cell may take")] = None,
     results: ResultsOption = Path("results"),
+    figures: FiguresOption = Path("figures"),
 ):
-    """Execute a notebook with parameters; its prints appear here."""
-    from mtlib import notebooks
+    """Execute a notebook with parameters; its prints appear here. With `-p train=false` nothing is trained."""
+    from mtlib.workbook import notebooks, parameters as known_parameters
 
     if (stage is None) == (path is None):
         raise ConfigurationError("expected the name of a stage, or --path with a notebook's path, one of the two")
-    known = notebooks.read_parameters(notebooks.find_stage(path or stage))
+    known = known_parameters.read_parameters(notebooks.find_stage(path or stage))
     given = pairs(parameters, "-p")
     values = {name: known[name].parse(text) if name in known else text for name, text in given}
-    executed = notebooks.run_notebook(path or stage, values, results=results, timeout=timeout)
+    executed = notebooks.run_notebook(path or stage, values, results=results, figures=figures, timeout=timeout)
     typer.echo(f"{executed.stem}: done, see {executed}")
-
-
-def finished_study(preset: str, corpus: str | None, results: Path, seed: int, figures: Path = Path("figures")):
-    """The report of a study that trains nothing; its figures go to the study's own folder in `figures`."""
-    from mtlib.study.grids import Study
-    from mtlib.study.report import Report
-
-    study = Study(preset, corpus, results, seed=seed, train=False)
-    return Report(study, figures / study.tables.name)
-
-
-def said(written: list[str], missing: list[str], folder: Path) -> None:
-    """Say what was written and what was not; what tells of the corpus alone needs no run."""
-    for message in missing:
-        typer.echo(f"missing: {message}", err=True)
-    if missing:
-        typer.echo("`make run` trains what is missing", err=True)
-    typer.echo(f"{folder}: {', '.join(written)}")
 
 
 def found_run(reference: str, results: Path, finished: bool = True):
     """The run of that id, name or folder."""
     import mtlib
 
+    from mtlib.errors import CheckpointError
+
     folder, store = Path(reference), mtlib.RunStore(results)
-    if (folder / "config.json").is_file():
-        return mtlib.Run(folder)
+    if len(reference) < 4096 and "\0" not in reference and (folder / "config.json").is_file():
+        run = mtlib.Run(folder)
+        if finished and not run.complete:
+            raise CheckpointError(f"{run.path}: expected a finished run, found status {run.status!r}")
+        return run
     return store.get(reference) if finished else store.find(reference)
 
 
@@ -329,19 +317,21 @@ def pairs(texts: list[str] | None, option: str) -> list[tuple[str, str]]:
     return [(key, value) for key, _, value in split]
 
 
-def predicted(reference: str, source: str, split: Split, results: Path) -> dict:
+def predicted(reference: str, source: str | None, split: Split, results: Path) -> dict:
     """Predictions of a finished run by task; raises DataError when the corpus has no such split."""
-    import mtlib
     from mtlib.data.batches import TokenizedSplit
     from mtlib.training.device import Device
     from mtlib.training.evaluation import predict_all
+    from mtlib.training.fit import corpus_of
 
     run = found_run(reference, results)
-    model = run.model()
-    corpus = mtlib.load_corpus(source, model.tasks)
+    corpus, model = corpus_of(run, source), run.model()
+    typer.echo(f"{run.id} on {corpus.title}, {split}", err=True)
+    if corpus.fingerprint != run.corpus["fingerprint"]:
+        warnings.warn(f"{corpus.title} is not what the run was trained on ({run.corpus['title']})", stacklevel=2)
     frames = {task: getattr(corpus[task.name], split) for task in model.tasks}
     if missing := [task.name for task, frame in frames.items() if frame is None]:
-        raise DataError(f"corpus {source}: expected a {split} split of every task, found none of {missing[0]}")
+        raise DataError(f"{corpus.title}: expected a {split} split of every task, found none of {missing[0]}")
     splits = {task.name: TokenizedSplit(task, frames[task], model.tokenizer, model.max_tokens) for task in model.tasks}
     device = Device(run.experiment.precision)
     with device.autocast():
@@ -353,9 +343,3 @@ def submission(frame, column: str, as_float: bool) -> str:
     values = frame["prediction"].astype(float) if as_float else frame["prediction"]
     lines = [f"{name} , {value} " for name, value in zip(frame["id"], values.tolist(), strict=True)]
     return "\n".join([f"id \t {column} ", *lines, ""])
-
-
-def print_scores(scores: dict[str, float]) -> None:
-    """One line a score."""
-    for name, score in scores.items():
-        typer.echo(f"{name:10s} {score:.3f}")

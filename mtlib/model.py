@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from inspect import signature
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -20,7 +19,6 @@ from mtlib.errors import CheckpointError, ConfigurationError
 from mtlib.randomness import torch_generator
 from mtlib.tasks import Task
 
-Pooling = Literal["cls", "mean"]
 FORMAT = 1
 
 
@@ -39,7 +37,7 @@ class MultitaskModel(nn.Module):
         tokenizer,
         tasks: Sequence[Task],
         *,
-        pooling: Pooling = "mean",
+        pooling: str = "mean",
         head_dropout: float = 0.0,
         max_tokens: int = 128,
         seed: int = 0,

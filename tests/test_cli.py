@@ -45,7 +45,7 @@ def corpus(tmp_path_factory):
 def trained(corpus, tmp_path_factory):
     """Results folder with one finished run, trained by the command."""
     results = tmp_path_factory.mktemp("results")
-    changes = ["--set", "epochs=1", "--set", "steps=3", "--set", "learning_rate=1e-4", "--set", "name=small"]
+    changes = ["--set", "epochs=1", "--set", "steps_per_epoch=3", "--set", "learning_rate=1e-4", "--set", "name=small"]
     output = invoke("train", "--preset", "smoke", "--corpus", corpus, *changes, "--results", results)
     assert "stored in" in output
     return results
@@ -80,7 +80,7 @@ def test_train_evaluate_and_runs_agree(corpus, trained):
         assert 0 <= float(scores["mean"]) <= 1
 
 
-SHORT = ["--set", "epochs=2", "--set", "steps=2", "--set", "name=short"]
+SHORT = ["--set", "epochs=2", "--set", "steps_per_epoch=2", "--set", "name=short"]
 
 
 @pytest.fixture
@@ -178,7 +178,7 @@ def test_training_writes_a_model_card_and_card_writes_it_anew(trained):
     [
         (["train", "--preset", "smoke", "--set", "learing_rate=1"], 64, "did you mean 'learning_rate'"),
         (["train", "--preset", "smoke", "--set", "steps"], 64, "--set steps: expected --set name=value"),
-        (["train", "--preset", "smoke", "--set", "steps=1", "--set", "steps=2"], 64, "'steps' is given twice"),
+        (["train", "--preset", "smoke", "--set", "steps_per_epoch=1", "--set", "steps_per_epoch=2"], 64, "'steps' is given twice"),
         (["train", "--preset", "smok"], 64, "did you mean 'smoke'"),
         (["train", "--preset", "smoke", "--corpus", "/nowhere"], 65, "/nowhere"),
         (["evaluate", "nothing"], 64, "nothing"),

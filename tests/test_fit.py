@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -15,13 +16,12 @@ import mtlib
 from mtlib.errors import CheckpointError, ConfigurationError, DataError, DivergenceError
 from mtlib.objectives.losses import LOSSES
 from mtlib.randomness import seeded
+from mtlib.samplers import RoundRobin
 from mtlib.tasks import QQP, SST, STS, TASKS, Task
 from mtlib.training import loop
 from mtlib.training.evaluation import choosing_mean, in_choosing_half, limited, scores
 from mtlib.training.runs import Run, RunStore
 from mtlib.training.start import Start
-
-STATE = ("history", "best", "sums", "counts", "learning_rate")
 
 
 def smoke(**changes):
@@ -97,9 +97,9 @@ def test_an_identical_experiment_is_loaded_and_not_trained_again(run, corpus, mo
 
 def test_the_first_step_is_adamw_on_the_task_loss(corpus, tmp_path):
     """One round-robin step, recomputed with torch's own plain AdamW, decay only on matrices, gradient clipped to 1."""
-    experiment = smoke(epochs=1, steps=1, precision="float32", weight_decay=0.1, tasks=("qqp",))
+    experiment = smoke(epochs=1, steps_per_epoch=1, precision="float32", weight_decay=0.1, tasks=("qqp",))
     run = fit(experiment, corpus, tmp_path)
-    start = Start(experiment, RunStore(tmp_path)).model()
+    start = Start(experiment, corpus, RunStore(tmp_path)).model()
     split = start.tokenize(QQP, list(zip(corpus["qqp"].train["text_a"], corpus["qqp"].train["text_b"], strict=True)))
     batch = split.training_batch(0, experiment.batch_size, experiment.seed)
     labels = torch.from_numpy(corpus["qqp"].train["label"].to_numpy()[batch.rows])
@@ -125,7 +125,7 @@ def test_the_first_step_is_adamw_on_the_task_loss(corpus, tmp_path):
 
 
 def test_a_warm_up_starts_at_its_first_fraction(corpus, tmp_path):
-    run = fit(smoke(epochs=2, steps=1, warmup=1.0), corpus, tmp_path)
+    run = fit(smoke(epochs=2, steps_per_epoch=1, warmup=1.0), corpus, tmp_path)
     assert run.history["learning_rate"].tolist() == pytest.approx([0.5e-3, 1e-3])
 
 
@@ -134,7 +134,7 @@ def test_a_fourth_task_is_one_value(tmp_path):
     mtlib.register(topic)
     try:
         corpus = made_up_corpus((SST, QQP, STS, topic))
-        run = fit(smoke(tasks=("sst", "qqp", "sts", "topic"), epochs=1, steps=8), corpus, tmp_path)
+        run = fit(smoke(tasks=("sst", "qqp", "sts", "topic"), epochs=1, steps_per_epoch=8), corpus, tmp_path)
         assert run.history["draws_topic"].item() == 2
         assert set(run.predictions("dev", "topic").columns) == {"id", "label", "prediction", "p0", "p1", "p2"}
         assert run.scores["mean"] == pytest.approx(np.mean([run.scores[t] for t in ("sst", "qqp", "sts", "topic")]))
@@ -144,13 +144,13 @@ def test_a_fourth_task_is_one_value(tmp_path):
 
 def test_training_learns_what_can_be_learnt(tmp_path):
     corpus = made_up_corpus((SST,), rows=40)
-    run = fit(smoke(tasks=("sst",), epochs=4, steps=60, learning_rate=3e-3), corpus, tmp_path)
+    run = fit(smoke(tasks=("sst",), epochs=4, steps_per_epoch=60, learning_rate=3e-3), corpus, tmp_path)
     assert run.history["train_loss"].iloc[-1] < 0.2 < 1.0 < run.history["train_loss"].iloc[0]
 
 
 @pytest.mark.parametrize("penalties", [[], [mtlib.Smart(weight=1.0), mtlib.Bregman(weight=1.0, decay=0.9)]])
 def test_a_run_interrupted_at_any_step_resumes_to_the_same_bits(corpus, tmp_path, monkeypatch, penalties):
-    experiment = smoke(sampler="annealed", epochs=3, steps=3, schedule="halve", penalties=penalties)
+    experiment = smoke(sampler="annealed", epochs=3, steps_per_epoch=3, schedule="halve", penalties=penalties)
     whole = fit(experiment, corpus, tmp_path / "whole")
     step = loop.Training._step
 
@@ -182,7 +182,7 @@ def test_sigterm_between_steps_saves_and_exits(corpus, tmp_path, monkeypatch):
     import os
     import signal
 
-    experiment = smoke(epochs=1, steps=4)
+    experiment = smoke(epochs=1, steps_per_epoch=4)
     step = loop.Training._step
 
     def interrupted(self, number):
@@ -202,7 +202,7 @@ def test_sigterm_between_steps_saves_and_exits(corpus, tmp_path, monkeypatch):
 
 
 def test_a_run_begun_elsewhere_continues_only_when_asked_to(corpus, tmp_path, monkeypatch):
-    experiment = smoke(epochs=1, steps=3)
+    experiment = smoke(epochs=1, steps_per_epoch=3)
     step = loop.Training._step
 
     def dying(self, number):
@@ -238,7 +238,7 @@ def test_divergence_stops_before_the_update(corpus, tmp_path, monkeypatch, kind,
 
     monkeypatch.setattr(loop.Training, "_objective", broken)
     with pytest.raises(DivergenceError, match=message):
-        fit(smoke(epochs=1, steps=4), corpus, tmp_path)
+        fit(smoke(epochs=1, steps_per_epoch=4), corpus, tmp_path)
     run = RunStore(tmp_path).all()[0]
     assert run.status == "failed"
     dump = json.loads((run.path / "divergence.json").read_text())
@@ -251,8 +251,53 @@ def test_divergence_stops_before_the_update(corpus, tmp_path, monkeypatch, kind,
 def test_an_undefined_dev_score_is_never_the_best(corpus, tmp_path, monkeypatch):
     qualities = iter([math.nan, 0.4, math.nan])
     monkeypatch.setattr("mtlib.training.evaluation.choosing_mean", lambda frames: next(qualities))
-    run = fit(smoke(epochs=3, steps=1), corpus, tmp_path)
+    run = fit(smoke(epochs=3, steps_per_epoch=1), corpus, tmp_path)
     assert run.best_epoch == 2
+
+
+def test_of_undefined_dev_scores_alone_the_last_epoch_is_stored(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr("mtlib.training.evaluation.choosing_mean", lambda frames: math.nan)
+    assert fit(smoke(epochs=3, steps_per_epoch=1), corpus, tmp_path).best_epoch == 3
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_an_update_that_leaves_no_numbers_is_never_stored(corpus, tmp_path, epochs):
+    with pytest.raises(DivergenceError, match="after step 1 the weights are not finite numbers"):
+        fit(smoke(epochs=epochs, steps_per_epoch=1, learning_rate=1e38, precision="float32"), corpus, tmp_path)
+    run = RunStore(tmp_path).all()[0]
+    assert run.status == "failed" and not (run.path / "model").exists()
+
+
+def test_what_a_run_starts_from_is_trained_first(corpus, tmp_path):
+    ranked = mtlib.pretraining("smoke", epochs=1, steps_per_epoch=2)
+    first = smoke(start_from=ranked, epochs=1, steps_per_epoch=1)
+    run = fit(smoke(start_from=first, epochs=1, steps_per_epoch=1, seed=1), corpus, tmp_path)
+    assert [each.status for each in RunStore(tmp_path).all()] == ["complete"] * 3
+    assert run.experiment.start_from == first and list(run.experiment.ancestors()) == [first, ranked]
+    assert run.id.startswith("from-from-mnrl-5-round-robin")
+
+
+def test_a_stored_model_that_changed_is_refused_wherever_it_is_read(corpus, tmp_path):
+    run = fit(smoke(epochs=1, steps_per_epoch=1), corpus, tmp_path)
+    weights = run.path / "model" / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    for use in (run.model, lambda: fit(smoke(start_from=run.experiment, seed=1), corpus, tmp_path)):
+        with pytest.raises(CheckpointError, match="model.safetensors: expected SHA-256"):
+            use()
+
+
+def test_a_custom_sampler_is_read_back_by_its_kind(corpus, tmp_path):
+    class LastTask(RoundRobin):
+        kind: Literal["last_task"] = "last_task"
+
+        def schedule(self, sizes, epochs, steps, seed):
+            return np.full((epochs, steps), len(sizes) - 1)
+
+    run = fit(smoke(sampler=LastTask(), epochs=1, steps_per_epoch=2), corpus, tmp_path)
+    assert run.history["draws_sts"].item() == 2
+    assert run.experiment.sampler == LastTask()
 
 
 def test_constant_predictions_have_no_correlation():
@@ -284,29 +329,29 @@ def test_a_corpus_without_a_task_is_refused(tmp_path):
 
 def test_a_run_starts_from_a_finished_one(run, corpus, tmp_path):
     results = run.path.parent.parent
-    start = Start(smoke(start_from=run.id), RunStore(results))
+    start = Start(smoke(start_from=run.experiment), corpus, RunStore(results))
     assert start.fingerprint == run.identity
     stored = run.model().state_dict()
     for name, tensor in start.model().state_dict().items():
         assert torch.equal(tensor, stored[name]), name
-    with pytest.raises(ConfigurationError, match="0 runs are so called"):
-        Start(smoke(start_from="nobody"), RunStore(results))
+    with pytest.raises(ConfigurationError, match="start_from: expected an experiment or a pretraining, found str"):
+        smoke(start_from="nobody")
 
 
 def test_pretraining_trains_the_encoder_and_leaves_the_heads(corpus, tmp_path):
-    settings = mtlib.pretraining("smoke", name="ranked", epochs=2, steps=20, learning_rate=1e-3)
-    run = mtlib.pretrain(settings, corpus, tmp_path, progress="none")
+    settings = mtlib.pretraining("smoke", name="ranked", epochs=2, steps_per_epoch=20, learning_rate=1e-3)
+    run = fit(settings, corpus, tmp_path)
     assert run.complete and run.history["train_loss"].iloc[-1] < run.history["train_loss"].iloc[0]
-    assert mtlib.pretrain(settings, corpus, tmp_path, progress="none").path == run.path
+    assert fit(settings, corpus, tmp_path).path == run.path
     assert run.experiment == settings
-    before = Start(settings, RunStore(tmp_path)).model()
+    before = Start(settings, corpus, RunStore(tmp_path)).model()
     after = run.model()
     assert torch.equal(before.heads["sst"].weight, after.heads["sst"].weight)
     moved = [
         not torch.equal(a, b) for a, b in zip(before.encoder.parameters(), after.encoder.parameters(), strict=True)
     ]
     assert all(moved[3:])  # the unused rows of the embedding tables move by weight decay alone
-    fine_tuned = Start(smoke(start_from="ranked"), RunStore(tmp_path)).model()
+    fine_tuned = Start(smoke(start_from=settings), corpus, RunStore(tmp_path)).model()
     assert torch.equal(fine_tuned.encoder.embeddings.LayerNorm.weight, after.encoder.embeddings.LayerNorm.weight)
 
 

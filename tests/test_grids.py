@@ -2,7 +2,7 @@
 
 import pytest
 
-from mtlib.config import pretraining
+from mtlib.experiments import pretraining
 from mtlib.objectives.bregman import Bregman
 from mtlib.study import grids
 

@@ -7,7 +7,7 @@ import torch
 from sklearn.metrics import silhouette_score
 
 import mtlib
-from mtlib.config import pretraining
+from mtlib.experiments import pretraining
 from mtlib.objectives.ranking import multiple_negatives_ranking_loss
 from mtlib.study import analysis
 from mtlib.study import neighbourhoods as n
@@ -24,7 +24,7 @@ def test_chance_is_the_loss_of_equal_vectors(size, policy):
 
 
 def test_ranking_loss_of_a_stored_model_is_what_its_training_scored(corpus, tmp_path):
-    settings = pretraining("smoke", steps=2, precision="float32")
+    settings = pretraining("smoke", steps_per_epoch=2, precision="float32")
     run = mtlib.pretrain(settings, corpus, tmp_path, progress="none")
     assert n.ranking_loss(run.model(), settings, corpus) == pytest.approx(run.scores["dev_loss"], rel=1e-5)
 

@@ -55,7 +55,7 @@ def test_r_drop_makes_two_masks_agree_when_it_is_minimised(rdrop):
 
 
 def test_r_drop_is_an_experiments_penalty_by_value_and_by_name(rdrop):
-    from mtlib.config import Experiment
+    from mtlib.experiments import Experiment
 
     by_value = Experiment(penalties=(rdrop(weight=1.0),))
     by_name = Experiment(penalties=({"kind": "rdrop", "weight": 1.0},))

@@ -34,6 +34,12 @@ class Bregman(Penalty):
     _teacher: nn.Module | None = PrivateAttr(None)
     _steps: int = PrivateAttr(0)
 
+    @property
+    def label(self) -> str:
+        """Kind, weight and decay."""
+        late = f"-{self.late_decay:g}" if self.late_decay is not None else ""
+        return f"{super().label}-{self.decay:g}{late}" if self.weight else super().label
+
     def start(self, model: nn.Module, steps: int) -> Self:
         """A working copy for one run of `steps` optimizer steps whose teacher is `model` as it is now."""
         working = self.model_copy()

@@ -61,6 +61,11 @@ class Penalty(BaseModel):
     weight: NonNegative
     dropout: Dropout = "off"
 
+    @property
+    def label(self) -> str:
+        """Kind and weight in a word or two, for the names of runs."""
+        return f"{self.kind}-{self.weight:g}" if self.weight else f"dropout-{self.dropout}"
+
     def start(self, model: nn.Module, steps: int) -> Self:
         """The working copy for one run of `steps` optimizer steps of `model`; itself where there is no state."""
         return self

@@ -84,6 +84,14 @@ class Smart(Penalty):
             raise ValueError(f"sigma is in units of the ball's radius and must be small against 1, found {self.sigma}")
         return self
 
+    @property
+    def label(self) -> str:
+        """Kind and weight, and what differs from the published form."""
+        mode = [] if self.mode == "rescaled" or self.direction == "none" else [self.mode]
+        radius = [f"{self.radius:g}"] if self.radius else []
+        direction = {"adversarial": [], "none": ["consistency"]}.get(self.direction, [self.direction])
+        return "-".join([super().label, *mode, *radius, *(direction if self.weight else [])])
+
     def __call__(self, step: Step) -> Tensor:
         """The penalty of this step; 0 when the inner gradient was not finite."""
         d = self.perturbation(step)

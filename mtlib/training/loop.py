@@ -1,18 +1,15 @@
-"""The one training loop: `fit` trains an experiment on a corpus, or loads the finished identical run."""
+"""The one training loop: optimizer steps, epochs, checkpoints, and the run that they leave."""
 
 import time
 from collections import defaultdict
 from collections.abc import Mapping
-from contextlib import nullcontext, suppress
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 
-from mtlib.config import Experiment, Optimisation
 from mtlib.data.batches import Batch, TokenizedCorpus, TokenizedSplit
-from mtlib.errors import CheckpointError, DataError, DivergenceError, StorageError
+from mtlib.errors import CheckpointError, DivergenceError
 from mtlib.model import MultitaskModel
 from mtlib.objectives.penalty import Penalty, Step
 from mtlib.randomness import seeded
@@ -21,11 +18,10 @@ from mtlib.training import evaluation
 from mtlib.training.device import Device
 from mtlib.training.progress import Progress
 from mtlib.training.ranks import Ranks
-from mtlib.training.runs import Run, RunStore, environment
+from mtlib.training.runs import Run, environment
 from mtlib.training.schedule import learning_rate_factor, positions
-from mtlib.training.scope import continued
 from mtlib.training.signals import Interruption
-from mtlib.training.start import Start
+from mtlib.training.start import Start, continued
 from mtlib.training.state import fingerprint, gathered, parameter_groups, restore
 from mtlib.training.trackers import log_epoch
 
@@ -36,89 +32,16 @@ WRITTEN = 1e8
 """Bytes that a disk is taken to write in a second before the first checkpoint (weights, moments, teacher) tells."""
 
 NOTED = ("history", "best", "sums", "counts", "seconds")
-"""What a checkpoint holds of a run besides its tensors and the learning rate."""
-
-
-def fit(
-    experiment: Experiment,
-    corpus,
-    results: Path | str = "results",
-    *,
-    progress: str = "auto",
-    minutes: float = 10.0,
-    allow_inexact: bool = False,
-) -> Run:
-    """Train `experiment` on `corpus` and return its run; a finished identical run is returned as it is.
-
-    An interrupted identical run continues from its newest checkpoint, to the bits it would have had.
-    progress: "auto", "bar", "lines" or "none". minutes: a checkpoint at least this often, beside those at
-    the ends of epochs (of short epochs some are left out, so that saving stays under 2 % of the time).
-    The bits are promised for the same versions, kind of device, precision and number of threads; elsewhere continuing
-    raises CheckpointError with the difference, unless `allow_inexact`, which the run records.
-    Raises DivergenceError for a loss or gradient that is not finite, LockedError while another process trains
-    the same run, DataError for a corpus without one of the tasks, and SystemExit(143 or 130) after SIGTERM or SIGINT.
-    """
-    return carry_out(Training, experiment, corpus, results, progress, minutes, allow_inexact)
-
-
-def carry_out(
-    kind: type["Training"],
-    experiment: Optimisation,
-    corpus,
-    results: Path | str,
-    progress: str,
-    minutes: float,
-    allow_inexact: bool,
-) -> Run:
-    """Load the finished identical run, or do the `kind` of training under the run's lock."""
-    start = Start(experiment, RunStore(results))
-    run = start.run_on(corpus)
-    if run.complete:
-        run.forget_checkpoints()
-        return run
-    for name in experiment.task_names:
-        if name not in corpus:
-            raise DataError(f"corpus {corpus.name}: expected the task {name!r}, found {', '.join(corpus)}")
-    ranks = Ranks()
-    with run.lock() if ranks.first else nullcontext():
-        if not ranks.any(run.complete):
-            _guarded(kind(experiment, corpus, run, start, progress, minutes, allow_inexact, ranks))
-        ranks.wait()
-    return run
-
-
-def _guarded(training: "Training") -> None:
-    """Train and finish; whatever ends it otherwise is written into the run's status."""
-    run = training.run
-    try:
-        training.prepare()
-        with Interruption() as interruption:
-            training.train(interruption)
-        training.finish()
-    except BaseException as error:
-        status = "interrupted" if isinstance(error, SystemExit | KeyboardInterrupt) else "failed"
-        with suppress(StorageError):
-            run.set_status(status, step=training.done, error=f"{type(error).__name__}: {error}"[:2000])
-        raise
+"""What a checkpoint holds of a run besides its tensors."""
 
 
 class Training:
     """The state of one run while it trains: model, optimizer, penalties, history, and the number of steps done."""
 
-    def __init__(
-        self,
-        experiment: Optimisation,
-        corpus,
-        run: Run,
-        start: Start,
-        progress: str,
-        minutes: float,
-        inexact: bool,
-        ranks: Ranks,
-    ):
-        self.experiment, self.corpus, self.run, self.start = experiment, corpus, ranks.run(run), start
-        self.device, self.ranks = Device(experiment.precision), ranks
-        self.progress = Progress(progress if ranks.first else "none", experiment)
+    def __init__(self, start: Start, run: Run, progress: str, minutes: float, inexact: bool, ranks: Ranks):
+        self.experiment, self.corpus, self.run, self.start = start.experiment, start.corpus, ranks.run(run), start
+        self.device, self.ranks = Device(self.experiment.precision), ranks
+        self.progress = Progress(progress if ranks.first else "none", self.experiment)
         self.minutes, self.inexact = minutes, inexact
         self.done = 0
         self.penalties: list[Penalty] = []
@@ -153,7 +76,7 @@ class Training:
         """The run's order of batches, its penalties, and the dev examples scored after each epoch."""
         e = self.experiment
         sizes = [len(self.data.train[name]) for name in e.tasks]
-        self.schedule = e.sampler.schedule(sizes, e.epochs, e.steps, e.seed).reshape(-1)
+        self.schedule = e.sampler.schedule(sizes, e.epochs, e.steps_per_epoch, e.seed).reshape(-1)
         self.positions = positions(self.schedule)
         self.scored = {name: self._limited(name) for name in e.tasks}
         self.penalties = [penalty.start(self.model, len(self.schedule)) for penalty in e.penalties if penalty.weight]
@@ -166,7 +89,7 @@ class Training:
         if self.run.checkpoints.latest() is not None:
             here = continued(self.run, here, self.inexact)
         self.run.set_status("running", step=0)
-        self.run.write_json("config.json", self.start.described(self.corpus))
+        self.run.write_json("config.json", self.start.described())
         self.run.write_json("environment.json", here)
 
     def _limited(self, name: str) -> TokenizedSplit:
@@ -180,15 +103,15 @@ class Training:
         """Optimizer steps up to the end of the last epoch, with checkpoints as `minutes` and SHARE allow."""
         e = self.experiment
         saved = time.monotonic()
-        for number in range(self.done, e.epochs * e.steps):
+        for number in range(self.done, e.steps):
             begun = time.monotonic()
             self._step(number)
             self.done = number + 1
             self.seconds += time.monotonic() - begun
             self.progress.step(self.done, self.seconds)
-            if self.done % e.steps == 0:
+            if self.done % e.steps_per_epoch == 0:
                 self._end_epoch()
-            due = self.done % e.steps == 0 and self.saving + self.saved_in <= SHARE * self.seconds
+            due = self.done % e.steps_per_epoch == 0 and self.saving + self.saved_in <= SHARE * self.seconds
             stopping = self.ranks.any(bool(interruption))
             if due or time.monotonic() - saved > 60 * self.minutes or stopping:
                 self._save()
@@ -261,9 +184,8 @@ class Training:
 
     def _factor(self, number: int) -> float:
         e = self.experiment
-        total = e.epochs * e.steps
         losses = [row["train_loss"] for row in self.history]
-        return learning_rate_factor(e.schedule, number, total, round(e.warmup * total), losses)
+        return learning_rate_factor(e.schedule, number, e.steps, round(e.warmup * e.steps), losses)
 
     def _record(self, task: str, values: dict[str, float], examples: int) -> None:
         for name, value in values.items():
@@ -285,20 +207,32 @@ class Training:
     def _end_epoch(self) -> None:
         """Score dev, append a row to the history, and store the model if it is the best so far."""
         begun = time.monotonic()
-        epoch = self.done // self.experiment.steps
+        epoch = self.done // self.experiment.steps_per_epoch
         with self.device.autocast():
             row, quality = self._score()
         self.seconds += time.monotonic() - begun
         self.history.append(self._row(epoch) | row | {"seconds": round(self.seconds, 3)})
         quality = quality if np.isfinite(quality) else float("-inf")
-        if quality > self.best["quality"] or self.best["epoch"] == 0:
-            self.best = {"epoch": epoch, "quality": quality}
+        if quality > self.best["quality"] or self.best["quality"] == float("-inf"):
+            self._expect_finite()
             self.run.write_model(self.model)
+            files = self.run.model_files()
+            files = files if self.ranks.size == 1 else self.ranks.gathered(files)[0]
+            self.best = {"epoch": epoch, "quality": quality, "files": files}
         self.sums.clear()
         self.counts.clear()
         self.run.write_frame("history.csv", pd.DataFrame(self.history))
         self.progress.epoch(self.history[-1])
         log_epoch(self.run, self.history[-1])
+
+    def _expect_finite(self) -> None:
+        """Raise DivergenceError where an update has left weights that are not finite numbers: none is ever stored."""
+        broken = [name for name, weight in self.model.named_parameters() if not torch.isfinite(weight).all()]
+        if broken:
+            raise DivergenceError(
+                f"after step {self.done} the weights are not finite numbers: {', '.join(broken[:3])}, ... "
+                f"({len(broken)} tensors). A smaller learning rate is the usual cure"
+            )
 
     def _score(self) -> tuple[dict[str, float], float]:
         """Dev scores of student and teacher for the history, and the number by which the stored epoch is chosen."""
@@ -329,10 +263,7 @@ class Training:
             return
         begun = time.monotonic()
         noted = {name: getattr(self, name) for name in NOTED}
-        rate = self.optimizer.param_groups[0]["lr"]
-        self.run.checkpoints.save(
-            self.done, gathered(self.model, self.optimizer, self.penalties), {**noted, "learning_rate": rate}
-        )
+        self.run.checkpoints.save(self.done, gathered(self.model, self.optimizer, self.penalties), noted)
         self.saved_in = time.monotonic() - begun
         self.saving += self.saved_in
 
@@ -340,11 +271,9 @@ class Training:
         checkpoint = self.run.checkpoints.latest()
         if checkpoint is None:
             return
-        if missing := {*NOTED, "learning_rate"} - checkpoint.state.keys():
+        if missing := set(NOTED) - checkpoint.state.keys():
             raise CheckpointError(f"{self.run.path}: checkpoint of step {checkpoint.step}: missing {sorted(missing)}")
         restore(checkpoint.tensors, self.model, self.optimizer, self.penalties)
-        for group in self.optimizer.param_groups:
-            group["lr"] = checkpoint.state["learning_rate"]
         for name in NOTED:
             noted = getattr(self, name)
             if isinstance(noted, defaultdict):
@@ -358,10 +287,12 @@ class Training:
     def finish(self) -> None:
         """Score the last and the chosen model on all of dev, predict test, and only then call the run complete."""
         begun = time.monotonic()
+        self._expect_finite()
         with self.device.autocast():
             last = self._predict(self.model, self.data.dev)
             chosen_model = self.model
             if self.best["epoch"] != self.experiment.epochs:
+                self.run.check_model(self.best["files"])
                 chosen_model = self.run.model().to(self.device.device)
             chosen = self._predict(chosen_model, self.data.dev) if chosen_model is not self.model else last
             test = self._predict(chosen_model, self.data.test)

@@ -1,41 +1,23 @@
 """Pretraining the encoder by multiple negatives ranking, as a run that later runs start from."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
 
-from mtlib.config import Pretraining
 from mtlib.data.batches import Batch, TokenizedSplit
 from mtlib.errors import ConfigurationError
 from mtlib.objectives.ranking import class_distinct_batch, multiple_negatives_ranking_loss
 from mtlib.randomness import seeded
-from mtlib.training.loop import Training, carry_out
-from mtlib.training.runs import Run
+from mtlib.training.loop import Training
 
 DEV_BATCHES = 40
 
 
-def pretrain(
-    pretraining: Pretraining,
-    corpus,
-    results: Path | str = "results",
-    *,
-    progress: str = "auto",
-    minutes: float = 10.0,
-    allow_inexact: bool = False,
-) -> Run:
-    """Train the encoder so that sentences of a class lie together; a finished identical run is returned as it is.
-
-    The run stores the last epoch's model, its head untouched; `experiment(..., start_from=run.id)` starts from it.
-    Its history has the training loss and the ranking loss on fixed dev batches. Raises what `fit` raises, and
-    ConfigurationError where there is nothing to rank.
-    """
-    return carry_out(Ranking, pretraining, corpus, results, progress, minutes, allow_inexact)
-
-
 class Ranking(Training):
-    """The state of one pretraining run while it trains."""
+    """The state of one pretraining run while it trains.
+
+    The run stores the last epoch's model, its head untouched. Its history has the training loss and the ranking loss
+    on fixed dev batches. Raises ConfigurationError where there is nothing to rank.
+    """
 
     def _build(self) -> None:
         e = self.experiment

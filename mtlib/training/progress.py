@@ -3,7 +3,7 @@
 import os
 import sys
 
-from mtlib.config import Optimisation
+from mtlib.experiments import Optimisation
 
 PLAIN = "MTLIB_PROGRESS"
 """Environment variable that sets the kind of progress where `auto` is asked: "bar", "lines" or "none"."""
@@ -24,8 +24,8 @@ class Progress:
 
     def __init__(self, progress: str, experiment: Optimisation):
         self.kind = kind(progress)
-        self.name, self.epochs = experiment.name, experiment.epochs
-        self.total = experiment.epochs * experiment.steps
+        self.name, self.epochs = experiment.label, experiment.epochs
+        self.total = experiment.steps
         self.begun: tuple[int, float] | None = None
         self.bar = None
 

@@ -143,3 +143,4 @@ class Reader(Run):
         pass
 
     write_json = write_frame = write_model = set_status = set_complete = forget_checkpoints = sweep = _nothing
+    model_files = _nothing

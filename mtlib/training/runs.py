@@ -15,9 +15,9 @@ import pandas as pd
 import psutil
 import torch
 
-from mtlib.config import Experiment, Pretraining, checked
 from mtlib.data.cached import file_sha256
-from mtlib.errors import CheckpointError, ConfigurationError
+from mtlib.errors import CheckpointError, ConfigurationError, MtlibError
+from mtlib.experiments import FORMAT, Optimisation, read_experiment
 from mtlib.model import MultitaskModel
 from mtlib.training.checkpoints import CheckpointStore
 from mtlib.training.files import (
@@ -34,6 +34,7 @@ from mtlib.training.files import (
 )
 
 STATUS = "status.json"
+STATUSES = ("running", "interrupted", "failed", "complete")
 PACKAGES = ("mtlib", "torch", "transformers", "tokenizers", "accelerate", "numpy", "pandas", "scikit-learn")
 
 
@@ -54,9 +55,12 @@ class Run:
     def read(self, name: str) -> dict:
         """A JSON file of the run; raises CheckpointError when it is missing or damaged."""
         try:
-            return json.loads(self._bytes(name))
-        except (OSError, ValueError) as error:
+            found = json.loads(self._bytes(name))
+        except (OSError, ValueError, RecursionError) as error:
             raise CheckpointError(f"{self.path / name}: expected the JSON of a run ({error})") from error
+        if not isinstance(found, dict):
+            raise CheckpointError(f"{self.path / name}: expected a JSON object, found {type(found).__name__}")
+        return found
 
     def read_frame(self, name: str, **options) -> pd.DataFrame:
         """A table of the run; raises CheckpointError when it is missing, cut off or otherwise damaged."""
@@ -66,7 +70,16 @@ class Run:
             raise CheckpointError(f"{self.path / name}: expected a table of a run ({error})") from error
         if not data.endswith(b"\n"):
             raise CheckpointError(f"{self.path / name}: expected whole lines, found the last one cut off")
-        return pd.read_csv(io.BytesIO(data), **options)
+        try:
+            return pd.read_csv(io.BytesIO(data), **options)
+        except (ValueError, pd.errors.ParserError) as error:
+            raise CheckpointError(f"{self.path / name}: expected a table of a run ({error})") from error
+
+    def _entry(self, name: str, key: str):
+        found = self.read(name)
+        if key not in found:
+            raise CheckpointError(f"{self.path / name}: expected the key {key!r}, found {sorted(found)[:20]}")
+        return found[key]
 
     def _bytes(self, name: str) -> bytes:
         """Content of a file; of a finished run's, checked against the SHA-256 in status.json."""
@@ -84,9 +97,12 @@ class Run:
         if not (self.path / STATUS).is_file():
             return "new"
         about = self.read(STATUS)
-        if about["status"] == "running" and about["host"] == platform.node() and not psutil.pid_exists(about["pid"]):
+        status, pid = about.get("status"), about.get("pid")
+        if status not in STATUSES or not isinstance(pid, int):
+            raise CheckpointError(f"{self.path / STATUS}: expected a status of {', '.join(STATUSES)} and a process id")
+        if status == "running" and about.get("host") == platform.node() and not psutil.pid_exists(pid):
             return "interrupted"
-        return about["status"]
+        return status
 
     @property
     def complete(self) -> bool:
@@ -96,18 +112,23 @@ class Run:
     @property
     def identity(self) -> str:
         """SHA-256 of what was trained."""
-        return self.read("config.json")["identity"]
+        return self._entry("config.json", "identity")
 
     @property
-    def experiment(self) -> Experiment | Pretraining:
-        """The experiment, or the pretraining, that was run."""
-        fields = self.read("config.json")["experiment"]
-        return checked(Pretraining if "task" in fields else Experiment, fields, str(self.path / "config.json"))
+    def experiment(self) -> Optimisation:
+        """The experiment, or the pretraining, that was run.
+
+        Raises CheckpointError for a run of another format, ConfigurationError for one whose task, penalty or sampler is
+        not known here: import the module that defines it first.
+        """
+        if (found := self.read("config.json").get("format", 1)) != FORMAT:
+            raise CheckpointError(f"{self.path / 'config.json'}: expected format {FORMAT}, found {found!r}")
+        return read_experiment(self._entry("config.json", "experiment"), str(self.path / "config.json"))
 
     @property
     def corpus(self) -> dict[str, str]:
         """Name, title and fingerprint of the corpus."""
-        return self.read("config.json")["corpus"]
+        return self._entry("config.json", "corpus")
 
     @property
     def scores(self) -> dict[str, float]:
@@ -115,17 +136,17 @@ class Run:
 
         The stored model is that of the epoch with the best mean on the choosing half of dev.
         """
-        return self.read("scores.json")["chosen"]
+        return self._entry("scores.json", "chosen")
 
     @property
     def last_scores(self) -> dict[str, float]:
         """Scores on all of dev after the last epoch."""
-        return self.read("scores.json")["last"]
+        return self._entry("scores.json", "last")
 
     @property
     def best_epoch(self) -> int:
         """The epoch (from 1) whose model is stored."""
-        return self.read("scores.json")["epoch"]
+        return self._entry("scores.json", "epoch")
 
     @property
     def history(self) -> pd.DataFrame:
@@ -135,7 +156,7 @@ class Run:
     @property
     def seconds(self) -> float:
         """Training time, evaluation included, over all sessions of the run."""
-        return self.read("scores.json")["seconds"]
+        return self._entry("scores.json", "seconds")
 
     def predictions(self, split: str, task: str) -> pd.DataFrame:
         """Stored predictions: id, label where known, prediction, and p0, p1, ... for classes.
@@ -149,8 +170,22 @@ class Run:
         return self.read_frame(name, dtype={"id": str}, keep_default_na=False)
 
     def model(self) -> MultitaskModel:
-        """The stored model, in evaluation mode."""
+        """The stored model, in evaluation mode; raises CheckpointError where a file of it is not as it was stored."""
+        sealed = self.read(STATUS).get("files", {}) if (self.path / STATUS).is_file() else {}
+        self.check_model({name: digest for name, digest in sealed.items() if name.startswith("model/")})
         return MultitaskModel.from_pretrained(self.path)
+
+    def check_model(self, expected: dict[str, str]) -> None:
+        """Raise CheckpointError unless each file in `expected` (path in the run: SHA-256) is there and is that."""
+        for name, digest in expected.items():
+            found = file_sha256(self.path / name) if (self.path / name).is_file() else "no such file"
+            if found != digest:
+                raise CheckpointError(f"{self.path / name}: expected SHA-256 {digest}, found {found}")
+
+    def model_files(self) -> dict[str, str]:
+        """SHA-256 of every file of the stored model but its card, by path in the run."""
+        paths = [path for path in sorted((self.path / "model").glob("*")) if path.name != "README.md"]
+        return {f"model/{path.name}": file_sha256(path) for path in paths}
 
     @property
     def checkpoints(self) -> CheckpointStore:
@@ -185,7 +220,7 @@ class Run:
         """Call the run complete, last of all, and forget its checkpoints; status.json seals the files it wrote."""
         paths = [self.path / name for name in ("config.json", "history.csv", "scores.json")]
         paths += sorted(self.path.glob("predictions/*.csv"))
-        files = {str(path.relative_to(self.path)): file_sha256(path) for path in paths}
+        files = {str(path.relative_to(self.path)): file_sha256(path) for path in paths} | self.model_files()
         self.set_status("complete", step=step, files=files)
         self.forget_checkpoints()
 
@@ -253,7 +288,10 @@ class RunStore:
         return [Run(inside(self.folder, path.parent)) for path in sorted(self.folder.glob("*/config.json"))]
 
     def table(self) -> pd.DataFrame:
-        """One row a run: id, status, corpus, encoder, sampler, penalties, seed, epochs, seconds and scores."""
+        """One row a run: id, status, corpus, encoder, what it is, seed, epochs, seconds and scores.
+
+        A run that cannot be read has a row that says why.
+        """
         return pd.DataFrame([_row(run) for run in self.all()])
 
 
@@ -263,16 +301,15 @@ def _named(run: Run, reference: str) -> bool:
 
 
 def _row(run: Run) -> dict:
-    config = run.read("config.json")
-    fields = config["experiment"]
-    row = {"run": run.id, "status": run.status, "corpus": config["corpus"]["title"], "encoder": fields.get("encoder")}
-    if "sampler" in fields:
-        row["sampler"] = fields["sampler"]["kind"]
-        row["penalties"] = "+".join(penalty["kind"] for penalty in fields["penalties"])
-    row |= {key: fields.get(key) for key in ("seed", "epochs", "steps")}
-    if run.complete and (run.path / "scores.json").is_file():
-        row |= {"seconds": run.seconds, **run.scores}
-    return row
+    try:
+        e = run.experiment
+        row = {"run": run.id, "status": run.status, "corpus": run.corpus["title"], "encoder": Path(e.encoder).name}
+        row |= {"what": e.label, "seed": e.seed, "epochs": e.epochs, "steps": e.steps}
+        if run.complete:
+            row |= {"seconds": run.seconds, **run.scores}
+        return row
+    except (MtlibError, KeyError, TypeError) as error:
+        return {"run": run.id, "status": f"cannot be read: {str(error).splitlines()[0][:200]}"}
 
 
 def environment(device: torch.device, precision: str, world_size: int = 1) -> dict[str, object]:

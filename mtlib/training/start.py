@@ -1,42 +1,55 @@
-"""The weights a run starts from, and so which run it is."""
+"""The weights a run starts from, and so which run it is; and where a run that continues has the same bits."""
 
 from pathlib import Path
 
-from mtlib.config import NAMING, Optimisation
 from mtlib.encoders import find_encoder
-from mtlib.errors import CheckpointError
+from mtlib.errors import CheckpointError, MissingRunError
+from mtlib.experiments import FORMAT, NAMING, Optimisation
 from mtlib.model import MultitaskModel
 from mtlib.tasks import TASKS
 from mtlib.training.runs import Run, RunStore
 
+SCOPE = ("torch", "transformers", "tokenizers", "numpy", "device", "precision", "threads", "world_size")
+"""Entries of environment.json that have to be the same for a run to continue bit by bit."""
+
 
 class Start:
-    """The weights a run starts from: an encoder as it is found, or a finished run's."""
+    """The weights that `experiment` starts from on `corpus`: an encoder as it is found, or another run's.
 
-    def __init__(self, experiment: Optimisation, store: RunStore):
-        self.experiment, self.store = experiment, store
-        self.run = store.get(experiment.start_from) if experiment.start_from else None
-        if self.run:
-            self.fingerprint = self.run.identity
+    The other run is that of `experiment.start_from` on the same corpus; it need not be finished before `model` is called.
+    """
+
+    def __init__(self, experiment: Optimisation, corpus, store: RunStore):
+        self.experiment, self.corpus, self.store = experiment, corpus, store
+        if experiment.start_from is not None:
+            self.parent = Start(experiment.start_from, corpus, store)
+            self.fingerprint = self.parent.identity
         else:
+            self.parent = None
             self.encoder = find_encoder(experiment.encoder, experiment.encoder_revision, experiment.seed)
             self.fingerprint = self.encoder.fingerprint
 
-    def run_on(self, corpus) -> Run:
-        """The experiment's run on `corpus`, finished, begun or new.
+    @property
+    def identity(self) -> str:
+        """SHA-256 of what is trained."""
+        return self.experiment.identity(self.corpus.fingerprint, self.fingerprint)
+
+    def run(self) -> Run:
+        """The experiment's run, finished, begun or new.
 
         Raises CheckpointError, showing the difference, where its config.json was edited after it began.
         """
-        about = self.described(corpus)
-        run = self.store.open(self.experiment.name, about["identity"])
+        run = self.store.open(self.experiment.label, self.identity)
         if (run.path / "config.json").is_file():
-            _expect_same(run, about)
+            _expect_same(run, self.described())
         return run
 
-    def described(self, corpus) -> dict:
-        """What config.json holds of the run on `corpus`: its identity, start weights, corpus and experiment."""
+    def described(self) -> dict:
+        """What config.json holds of the run: format, identity, start weights, corpus and experiment."""
+        corpus = self.corpus
         return {
-            "identity": self.experiment.identity(corpus.fingerprint, self.fingerprint),
+            "format": FORMAT,
+            "identity": self.identity,
             "weights": self.fingerprint,
             "corpus": {
                 "name": corpus.name,
@@ -48,8 +61,11 @@ class Start:
         }
 
     def model(self) -> MultitaskModel:
-        """A new model; heads of tasks that the starting run has are its heads, others are drawn from the seed."""
-        stored = self.run.model() if self.run else None
+        """A new model; heads of tasks that the starting run has are its heads, others are drawn from the seed.
+
+        Raises MissingRunError where the run that it starts from is not finished.
+        """
+        stored = self._parent_model() if self.parent else None
         encoder, tokenizer = (stored.encoder, stored.tokenizer) if stored else self.encoder.load()
         model = MultitaskModel(
             encoder,
@@ -65,6 +81,33 @@ class Start:
                 model.heads[task.name].load_state_dict(stored.heads[task.name].state_dict())
         return model
 
+    def _parent_model(self) -> MultitaskModel:
+        run = self.parent.run()
+        if not run.complete:
+            raise MissingRunError(f"{run.path}: expected a finished run to start from, found status {run.status!r}")
+        return run.model()
+
+
+def find(experiment: Optimisation, corpus, results: Path | str = "results") -> Run:
+    """The run of `experiment` (or of a pretraining) on `corpus`, trained or not: its status says. Trains nothing."""
+    return Start(experiment, corpus, RunStore(results)).run()
+
+
+def continued(run: Run, here: dict[str, object], inexact: bool) -> dict[str, object]:
+    """What environment.json records of a run that continues in the environment `here`.
+
+    Raises CheckpointError with the differences where its bits cannot be promised, unless `inexact`.
+    """
+    before = run.read("environment.json")
+    changed = {key: [before.get(key), here[key]] for key in SCOPE if before.get(key) != here[key]}
+    if changed and not inexact:
+        listed = "; ".join(f"{key} was {old}, is {new}" for key, (old, new) in changed.items())
+        raise CheckpointError(
+            f"{run.path}: continuing would not give the bits of an uninterrupted run: {listed}. "
+            "Restore these, or continue with allow_inexact (--allow-inexact)"
+        )
+    return {**here, "inexact": [*before.get("inexact", []), *([changed] if changed else [])]}
+
 
 def _expect_same(run: Run, about: dict) -> None:
     before = run.read("config.json")
@@ -75,8 +118,3 @@ def _expect_same(run: Run, about: dict) -> None:
         raise CheckpointError(
             f"{run.path / 'config.json'}: edited after the run began: {listed}. Undo the edit, or move the folder away"
         )
-
-
-def find(experiment: Optimisation, corpus, results: Path | str = "results") -> Run:
-    """The run of `experiment` (or of a pretraining) on `corpus`, trained or not: its status says. Trains nothing."""
-    return Start(experiment, RunStore(results)).run_on(corpus)

@@ -23,9 +23,10 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import BertProcessing
 
 import mtlib
-from mtlib.config import Optimisation
+from mtlib.experiments import Optimisation
 from mtlib.encoders import find_encoder
 from mtlib.randomness import seeded
+from mtlib.training import fit as fitting
 from mtlib.training import loop
 from mtlib.training.device import Device
 from mtlib.training.ranks import Ranks
@@ -61,14 +62,14 @@ def tiny(kind: str, **changes) -> "Tiny":
     """One of the three experiments that the kill tests share, with `changes` to its settings."""
     shared = {"name": "tiny", "encoder": encoder(), "max_tokens": 32, "batch_size": 4}
     if kind == PRETRAINING:
-        settings = {"epochs": 2, "steps": 4, "schedule": "linear", "batch_size": 5}
+        settings = {"epochs": 2, "steps_per_epoch": 4, "schedule": "linear", "batch_size": 5}
         return Tiny(mtlib.pretraining("smoke", **{**shared, **settings, **changes}))
     if kind == SMART_BALL:
         ball = mtlib.Smart(mode="ball", weight=1.0)
-        settings = {"epochs": 3, "steps": 3, "warmup": 0.3, "learning_rate": 0.05, "penalties": [ball]}
+        settings = {"epochs": 3, "steps_per_epoch": 3, "warmup": 0.3, "learning_rate": 0.05, "penalties": [ball]}
         return Tiny(mtlib.experiment("smoke", **{**shared, **settings, **changes}))
     penalties = [mtlib.Smart(weight=1.0), mtlib.Bregman(weight=1.0, decay=0.9)]
-    settings = {"epochs": 8, "steps": 2, "sampler": "annealed", "schedule": "halve", "dev_limit": 10}
+    settings = {"epochs": 8, "steps_per_epoch": 2, "sampler": "annealed", "schedule": "halve", "dev_limit": 10}
     return Tiny(mtlib.experiment("smoke", **{**shared, **settings, "penalties": penalties, **changes}), rises=True)
 
 
@@ -81,7 +82,7 @@ class Tiny:
 
     @property
     def steps(self) -> int:
-        return self.settings.epochs * self.settings.steps
+        return self.settings.steps
 
     def run(self, folder: Path, patch: pytest.MonkeyPatch, minutes: float = 0.0, **options) -> Run:
         """Train below `folder` with a clock that ticks once a look; the state's SHA-256 goes to `folder`/state."""
@@ -89,7 +90,7 @@ class Tiny:
         patch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: float(next(ticks))))
         if self.rises:
             patch.setattr(loop.Training, "_objective", rising(loop.Training._objective))
-        guarded = loop._guarded
+        guarded = fitting._guarded
 
         def noting(training):
             finish = training.finish
@@ -99,9 +100,8 @@ class Tiny:
             )
             guarded(training)
 
-        patch.setattr(loop, "_guarded", noting)
-        train = mtlib.pretrain if isinstance(self.settings, mtlib.config.Pretraining) else mtlib.fit
-        return train(self.settings, CORPUS, folder, progress="none", minutes=minutes, **options)
+        patch.setattr(fitting, "_guarded", noting)
+        return mtlib.fit(self.settings, CORPUS, folder, progress="none", minutes=minutes, **options)
 
     def child(self, folder: Path, prepare=lambda patch: None, **options) -> int:
         """`run` in a forked child after `prepare(patch)`: its exit code, or minus the signal that ended it."""
@@ -126,12 +126,11 @@ class Tiny:
 
 
 def digest(training) -> str:
-    """SHA-256 of weights, optimizer moments, teachers, learning rate and everything noted of a run in training."""
+    """SHA-256 of weights, optimizer moments, teachers and everything noted of a run in training."""
     tensors = gathered(training.model, training.optimizer, training.penalties)
     result = hashlib.sha256(fingerprint(tensors).encode())
     noted = {name: getattr(training, name) for name in loop.NOTED}
-    rates = [group["lr"] for group in training.optimizer.param_groups]
-    result.update(json.dumps([training.done, rates, noted], sort_keys=True).encode())
+    result.update(json.dumps([training.done, noted], sort_keys=True).encode())
     return result.hexdigest()
 
 
@@ -204,9 +203,9 @@ def fresh(experiment: Tiny) -> dict[str, torch.Tensor]:
     """The tensors of a run that has not begun."""
     settings = experiment.settings
     with tempfile.TemporaryDirectory() as folder:
-        start = Start(settings, RunStore(folder))
-        run = start.run_on(CORPUS)
-        training = loop.Training(settings, CORPUS, run, start, "none", 1.0, False, Ranks())
+        start = Start(settings, CORPUS, RunStore(folder))
+        run = start.run()
+        training = loop.Training(start, run, "none", 1.0, False, Ranks())
         with run.lock():
             training.prepare()
     return gathered(training.model, training.optimizer, training.penalties)

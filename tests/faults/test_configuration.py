@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from store_helpers import JSON
 
 import mtlib
-from mtlib.config import Experiment, Preset, Pretraining, checked, preset
 from mtlib.errors import ConfigurationError
+from mtlib.experiments import Experiment, Pretraining, checked
+from mtlib.presets import Preset, preset
 
 KINDS = [Experiment, Pretraining, Preset]
 FIELDS = sorted({name for kind in KINDS for name in kind.model_fields})
@@ -68,7 +69,8 @@ def read_or_refused(kind, content) -> None:
 @example(Experiment, {"betas": {"a": 1}})
 @example(Experiment, {"seed": 10**400})
 @example(Pretraining, {"task": []})
-@example(Preset, {"corpus": "sample", "experiment": {"a": "b"}})
+@example(Experiment, {"start_from": {"task": "sst", "start_from": {"start_from": 3}}})
+@example(Preset, {"corpus": "sample", "dial": 0.1, "experiment": {"a": "b"}})
 def test_any_fields_are_an_experiment_or_refused(kind, content):
     read_or_refused(kind, content)
 

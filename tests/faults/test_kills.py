@@ -21,7 +21,7 @@ def whole(request, tmp_path_factory):
 @pytest.fixture(scope="module")
 def short(tmp_path_factory):
     """A run of four steps, penalties and teacher included, and its outcome."""
-    return finished(tiny(SMART_AND_TEACHER, epochs=2, steps=2), tmp_path_factory)
+    return finished(tiny(SMART_AND_TEACHER, epochs=2, steps_per_epoch=2), tmp_path_factory)
 
 
 def finished(experiment, tmp_path_factory):

@@ -14,13 +14,13 @@ from run_helpers import CHANGING, CORPUS, SMART_AND_TEACHER, SMART_BALL, after_s
 from store_helpers import fork, snapshot
 
 import mtlib
-from mtlib.config import Bregman
+from mtlib.objectives.bregman import Bregman
 from mtlib.errors import CheckpointError, StorageError
 from mtlib.training import checkpoints, loop, state
 from mtlib.training.files import storage
 from mtlib.training.runs import RunStore
 
-EXPERIMENT = dict(epochs=2, steps=2)
+EXPERIMENT = dict(epochs=2, steps_per_epoch=2)
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +180,7 @@ def test_a_corpus_changed_before_resume_is_another_run(tmp_path):
     experiment, run = begun(tmp_path)
     changed = made_up_corpus(rows=24)
     changed["sst"].train.loc[3, "text_a"] += "s"
-    assert loop.Start(experiment.settings, RunStore(tmp_path)).run_on(changed).path != run.path
+    assert loop.Start(experiment.settings, changed, RunStore(tmp_path)).run().path != run.path
 
 
 # Files of a run

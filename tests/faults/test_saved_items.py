@@ -24,7 +24,6 @@ EMPTY = {
     "sums": {},
     "counts": {},
     "seconds": 0.0,
-    "learning_rate": 1.0,
 }
 MIDDLE = 9
 """Steps done when the run is killed: in the middle of its fifth epoch, after the first halving."""
@@ -103,15 +102,13 @@ def test_a_group_of_tensors_forgotten(whole, tmp_path, group):
 @pytest.mark.parametrize("name", EMPTY)
 def test_a_noted_value_forgotten(whole, tmp_path, name):
     """On resume the value is as in a new run."""
-    assert EMPTY.keys() == {*loop.NOTED, "learning_rate"}
+    assert EMPTY.keys() == set(loop.NOTED)
 
     def change(found: Checkpoint) -> Checkpoint:
         assert found.state[name] != EMPTY[name]
         return Checkpoint(found.step, found.tensors, {**found.state, name: EMPTY[name]})
 
     killed(tmp_path)
-    if name == "learning_rate":
-        assert child(tmp_path, in_finish) < 0
     assert child(tmp_path, forgets(change)) == 0
     assert tiny(SMART_AND_TEACHER).outcome(tmp_path) != whole
 

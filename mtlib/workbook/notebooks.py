@@ -5,8 +5,6 @@ sentinel cell with a random word and looks for its output. Parameters are checke
 before a kernel starts. The kernel is this interpreter, and dies with the process that started it.
 """
 
-import ast
-import difflib
 import json
 import logging
 import os
@@ -18,51 +16,19 @@ import sys
 import tempfile
 import threading
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
-import yaml
-from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from mtlib.config import label
 from mtlib.errors import ConfigurationError, StageError
-from mtlib.pipeline import end_with
+from mtlib.experiments import nearest
+from mtlib.presets import label, preset, project_root
 from mtlib.training.files import RunLock, make_folder, storage, write_json
-
-TYPES = {t.__name__: t for t in (str, int, float, bool, list, dict)}
-
-
-def project_root() -> Path:
-    """The folder stages run in: the nearest one, from the current folder up, with `notebooks` and `presets`.
-
-    Without one, the checkout this module lies in, or else the current folder.
-    """
-    here, checkout = Path.cwd(), Path(__file__).resolve().parents[1]
-    for folder in (here, *here.parents, checkout):
-        if (folder / "notebooks").is_dir() and (folder / "presets").is_dir():
-            return folder
-    return here
-
-
-def begin() -> None:
-    """First call of a notebook: go where the runner would run it, show tables whole, warn in one line, set the style.
-
-    Jupyter starts a kernel in the notebook's own folder; from the project's root it finds the same runs.
-    """
-    import pandas as pd
-
-    from mtlib.study.figures import use_style
-
-    os.chdir(project_root())
-    pd.set_option("display.max_columns", None, "display.max_rows", 200)
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
-    use_style()
-
+from mtlib.workbook.parameters import Parameter, check_values, load_notebook, parameters_of, values_at
+from mtlib.workbook.processes import end_with
 
 def find_stage(stage: str | Path) -> Path:
     """The notebook of `stage`: a str is a name inside the notebooks folder, a Path is that very file.
@@ -81,85 +47,49 @@ def find_stage(stage: str | Path) -> Path:
         )
     if not path.is_file():
         names = sorted(file.stem for file in folder.glob("*.ipynb"))
-        raise ConfigurationError(f"unknown stage {stage!r}{_nearest(stage, names)}; expected one of {', '.join(names)}")
+        raise ConfigurationError(f"unknown stage {stage!r}{nearest(stage, names)}; expected one of {', '.join(names)}")
     return path
 
 
-@dataclass(frozen=True)
-class Parameter:
-    """One line of a parameters cell, `name: type = default`."""
-
-    name: str
-    annotation: str
-    default: Any
-
-    @property
-    def type(self) -> TypeAdapter:
-        """Strict validator of the annotated type: no number in a text, no bool for an int, no nan or infinity."""
-        return TypeAdapter(eval(self.annotation, {"__builtins__": {}}, TYPES), config=STRICT)
-
-    def check(self, value: Any, where: str) -> Any:
-        """`value` as the annotated type; raises ConfigurationError naming `where`."""
-        try:
-            return self.type.validate_python(value)
-        except ValidationError:
-            expected = f"expected {self.annotation}, found {type(value).__name__} {value!r}"
-            raise ConfigurationError(f"{where}: parameter {self.name!r}: {expected}") from None
-
-    def parse(self, text: str) -> Any:
-        """The value that `text` from a command line means for this parameter (a str keeps the text as it stands)."""
-        return text if self.annotation == "str" else parse_scalar(text)
-
-
-STRICT = ConfigDict(strict=True, allow_inf_nan=False)
-
-
-def parse_scalar(text: str) -> Any:
-    """The YAML value of `text`; unlike YAML 1.1, `1e-5` is a number. Raises ConfigurationError."""
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ConfigurationError(f"{text!r}: expected a YAML value") from None
-    if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
-        return float(value)
-    return value
-
-
-def read_parameters(path: Path) -> dict[str, Parameter]:
-    """The typed parameters of the notebook at `path`, by name.
-
-    Raises ConfigurationError when it is no notebook, has not exactly one cell tagged `parameters`, or a line of that
-    cell is not `name: type = default` with a literal default of that type.
-    """
-    return _parameters_of(_load(path), path.name)
-
-
 def run_notebook(
-    stage: str | Path, parameters: dict[str, Any], *, results: str | Path = "results", timeout: float | None = None
+    stage: str | Path,
+    parameters: dict[str, Any],
+    *,
+    results: str | Path = "results",
+    figures: str | Path = "figures",
+    timeout: float | None = None,
 ) -> Path:
     """Execute one stage and return the executed notebook, `<results>/notebooks/<preset>-<corpus>/<stage>.ipynb`.
 
-    While it runs the file is called `<stage>.running.ipynb`, after an error `<stage>.failed.ipynb`, and
-    `<stage>.status.json` tells the same (see `stage_status`). timeout: seconds a cell may take.
+    What `parameters` leaves open is the preset's for this notebook. While it runs the file is called
+    `<stage>.running.ipynb`, after an error `<stage>.failed.ipynb`, and `<stage>.status.json` tells the same (see
+    `stage_status`). timeout: seconds a cell may take.
     Raises ConfigurationError before a kernel starts (unknown stage or parameter, wrong type), LockedError when
     another process runs the same stage, StageError naming the cell when it raises, dies, exits or takes too long.
     """
     path, root = find_stage(stage), project_root()
-    notebook = _load(path)
-    known = _parameters_of(notebook, path.name)
-    if unknown := [name for name in parameters if name not in known]:
-        hint = _nearest(unknown[0], list(known))
-        raise ConfigurationError(f"{path.name}: unknown parameter {unknown[0]!r}{hint}; expected {', '.join(known)}")
-    if "results" in known:
-        parameters = {"results": str(results), **parameters}
-    parameters = {name: known[name].check(value, path.name) for name, value in parameters.items()}
-
-    values = {name: parameter.default for name, parameter in known.items()} | parameters
-    folder = (root / results / "notebooks" / label(values.get("preset"), values.get("corpus"))).absolute()
+    notebook = load_notebook(path)
+    known = parameters_of(notebook, path.name)
+    parameters, name = with_preset(path.stem, known, parameters)
+    folder = (root / results / "notebooks" / name).absolute()
     with storage("create", folder):
         make_folder(folder)
+    places = {"MTLIB_RESULTS": str(root / results), "MTLIB_FIGURES": str(root / figures)}
     with RunLock(folder / f".{path.stem}.lock"):
-        return _run(notebook, path.stem, parameters, folder, root, timeout)
+        return _run(notebook, path.stem, parameters, folder, root, timeout, places)
+
+
+def with_preset(stage: str, known: dict[str, Parameter], given: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """All parameters of a stage, the preset's where none is given; and the name of its folder, `<preset>-<corpus>`.
+
+    A notebook without a parameter `preset` takes what is given; one with `file` is called after that.
+    """
+    given = check_values(given, known, stage)
+    values = {name: parameter.default for name, parameter in known.items()} | given
+    if "preset" in known:
+        chosen = preset(values["preset"])
+        return values_at(chosen, stage, known, **given), label(values["preset"], values.get("corpus") or chosen.corpus)
+    return given, label(values.get("file", ""), values.get("corpus", ""))
 
 
 def stage_status(executed: Path) -> dict[str, Any]:
@@ -178,7 +108,7 @@ def stage_status(executed: Path) -> dict[str, Any]:
     return status
 
 
-def _run(notebook, stem: str, parameters: dict, folder: Path, root: Path, timeout: float | None) -> Path:
+def _run(notebook, stem: str, parameters: dict, folder: Path, root: Path, timeout, places: dict[str, str]) -> Path:
     running, failed, complete = (folder / f"{stem}{end}.ipynb" for end in (".running", ".failed", ""))
     for leftover in (running, failed):
         leftover.unlink(missing_ok=True)
@@ -193,7 +123,7 @@ def _run(notebook, stem: str, parameters: dict, folder: Path, root: Path, timeou
     record()
     progress = _Progress(stem, sum(cell.cell_type == "code" for cell in notebook.cells))
     try:
-        _execute(notebook, running, parameters, root, timeout, progress)
+        _execute(notebook, running, parameters, root, timeout, progress, places)
     except BaseException as error:
         ending = "failed" if isinstance(error, Exception) else "interrupted"
         message = _explain(error, timeout)
@@ -217,7 +147,7 @@ def _environment() -> dict[str, object]:
     return environment(device.device, device.precision)
 
 
-def _execute(notebook, output: Path, parameters: dict, root: Path, timeout: float | None, progress: "_Progress"):
+def _execute(notebook, output: Path, parameters: dict, root: Path, timeout, progress: "_Progress", places: dict):
     """Run all cells, writing `output` as they finish; raises unless the sentinel behind the last cell answered."""
     import nbformat
     import papermill
@@ -238,7 +168,7 @@ def _execute(notebook, output: Path, parameters: dict, root: Path, timeout: floa
                 stdout_file=progress,
                 stderr_file=progress,
                 execution_timeout=timeout,
-                kernel_manager_class=_kernel_manager(Path(sockets)),
+                kernel_manager_class=_kernel_manager(Path(sockets), places),
                 on_cell_start=progress.start,
             )
         if [answer.get("data", {}).get("text/plain") for answer in executed.cells[-1].outputs] != [sentinel.source]:
@@ -309,8 +239,10 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _kernel_manager(folder: Path) -> type:
+def _kernel_manager(folder: Path, places: dict[str, str]) -> type:
     """A kernel manager that knows one kernel, this interpreter, whatever kernelspecs are installed.
+
+    places: environment variables of the kernel that say where results and figures are.
 
     It talks over sockets in `folder`, so kernels started at the same time cannot take each other's ports.
     """
@@ -324,8 +256,8 @@ def _kernel_manager(folder: Path) -> type:
 
         @property
         def kernel_spec(self) -> KernelSpec:
-            argv = [sys.executable, "-m", "mtlib.notebooks", "-f", "{connection_file}"]
-            return KernelSpec(argv=argv, display_name="Python 3", language="python")
+            argv = [sys.executable, "-m", "mtlib.workbook.notebooks", "-f", "{connection_file}"]
+            return KernelSpec(argv=argv, display_name="Python 3", language="python", env=places)
 
     return ThisInterpreter
 
@@ -337,42 +269,6 @@ def _launch_kernel() -> None:
 
     os.environ.setdefault("MTLIB_PROGRESS", "lines")
     launch_new_instance()
-
-
-def _load(path: Path):
-    import nbformat
-
-    try:
-        return nbformat.read(path, as_version=4)
-    except (nbformat.reader.NotJSONError, nbformat.ValidationError, KeyError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path}: not a notebook ({type(error).__name__})") from None
-
-
-def _parameters_of(notebook, name: str) -> dict[str, Parameter]:
-    cells = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
-    if len(cells) != 1:
-        raise ConfigurationError(f"{name}: expected one cell tagged 'parameters', found {len(cells)}")
-    parameters = {}
-    try:
-        lines = ast.parse(cells[0].source).body
-    except SyntaxError as error:
-        raise ConfigurationError(f"{name}: parameters cell, line {error.lineno}: {error.msg}") from None
-    for line in lines:
-        where, found = f"{name}: parameters cell, line {line.lineno}", ast.unparse(line)
-        if not (isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and line.value):
-            raise ConfigurationError(f"{where}: expected `name: type = default`, found `{found}`")
-        try:
-            parameter = Parameter(line.target.id, ast.unparse(line.annotation), ast.literal_eval(line.value))
-            parameter.check(parameter.default, where)
-        except (NameError, TypeError, ValueError):
-            raise ConfigurationError(f"{where}: expected a literal of {', '.join(TYPES)}, found `{found}`") from None
-        parameters[parameter.name] = parameter
-    return parameters
-
-
-def _nearest(name: str, names: list[str]) -> str:
-    near = difflib.get_close_matches(name, names, n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def _started(pid: int) -> float | None:

@@ -9,12 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mtlib
-from mtlib.config import Experiment, checked, preset, presets_folder
 from mtlib.errors import ConfigurationError
+from mtlib.experiments import Experiment, Pretraining, checked
 from mtlib.objectives.bregman import Bregman
 from mtlib.objectives.smart import Smart
+from mtlib.presets import REPORT, dialled, preset, preset_names, presets_folder
 
-PRESETS = ("smoke", "tour", "third", "laptop", "paper")
+PRESETS = ("smoke", "tour", "afternoon", "base", "laptop", "paper")
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -25,7 +26,21 @@ def test_every_preset_is_valid(name):
 
 
 def test_the_presets_are_the_files():
-    assert {path.stem for path in presets_folder().glob("*.yaml")} == set(PRESETS)
+    assert {path.stem for path in presets_folder().glob("*.yaml")} == set(PRESETS) == set(preset_names())
+
+
+@given(st.integers(1, 100), st.integers(1, 10_000), st.floats(1e-4, 1))
+def test_the_dial_is_the_share_of_the_steps(epochs, steps, dial):
+    some, each = dialled(epochs, steps, dial)
+    assert 1 <= some <= epochs and each >= 1
+    assert abs(some * each - epochs * steps * dial) <= max(some / 2, some)
+    assert dialled(epochs, steps, 1.0) == (epochs, steps)
+
+
+def test_the_paper_preset_is_the_report(monkeypatch):
+    experiment = mtlib.experiment("paper")
+    assert {key: getattr(experiment, key) for key in REPORT} == REPORT
+    assert experiment.encoder == "google-bert/bert-base-uncased" and preset("paper").corpus == "hub"
 
 
 @pytest.mark.parametrize(
@@ -49,6 +64,10 @@ def test_the_presets_are_the_files():
         ({"penalties": [{"kind": "smart", "weight": -1.0}]}, "penalties.weight: .*found -1.0"),
         ({"penalties": [{"kind": "bregman", "weight": 1.0, "decay": 1.0}]}, "penalties.decay: .*less than 1"),
         ({"penalties": [Smart(weight=1.0), Smart(weight=2.0)]}, "a kind of penalty is given twice"),
+        (
+            {"penalties": [Bregman(weight=1.0, decay=0.9, dropout="shared")]},
+            "bregman makes no second pass to share a mask with",
+        ),
         (
             {"penalties": [Smart(weight=1.0, dropout="shared"), Bregman(weight=1.0, decay=0.9)]},
             "their dropout policies must be equal",
@@ -77,10 +96,10 @@ def test_a_preset_file_with_faults_is_refused(tmp_path, text):
 
 def test_a_preset_file_of_ones_own_works(tmp_path):
     content = yaml.safe_load((presets_folder() / "smoke.yaml").read_text())
-    content["experiment"]["batch_size"] = 3
+    content["experiment"]["warmup"] = 0.5
     path = Path(tmp_path / "mine.yaml")
     path.write_text(yaml.safe_dump(content))
-    assert mtlib.experiment(str(path)).batch_size == 3
+    assert mtlib.experiment(str(path)).warmup == 0.5
 
 
 CHANGES = {
@@ -89,7 +108,7 @@ CHANGES = {
     "sampler": "annealed",
     "penalties": [Smart(weight=1.0)],
     "epochs": 3,
-    "steps": 5,
+    "steps_per_epoch": 5,
     "batch_size": 9,
     "learning_rate": 2e-5,
     "weight_decay": 0.0,
@@ -113,6 +132,44 @@ def test_identity_changes_with_every_field_but_the_names_of_things():
     assert set(CHANGES) | named == set(Experiment.model_fields)
     assert mtlib.experiment("smoke", name="other", encoder="minilm").identity("c", "w") == base.identity("c", "w")
     assert len({base.identity("c", "w"), base.identity("d", "w"), base.identity("c", "v")}) == 3
+
+
+def test_changes_and_seeds_reach_what_they_should():
+    ranked = mtlib.pretraining("smoke")
+    child = mtlib.experiment("smoke", start_from=ranked)
+    assert child.but(epochs=7).epochs == 7 and child.but(epochs=7).start_from == ranked
+    assert child.at(3).seed == 3 and child.at(3).start_from == ranked.but(seed=3)
+    with pytest.raises(ConfigurationError, match="unknown key 'epoch' .did you mean 'epochs'"):
+        child.but(epoch=7)
+
+
+def test_the_encoder_is_that_of_what_it_starts_from():
+    ranked = mtlib.pretraining("smoke")
+    assert Experiment(start_from=ranked).encoder == ranked.encoder == "tiny"
+    with pytest.raises(ConfigurationError, match="encoder: expected 'tiny', that of start_from, found 'minilm'"):
+        mtlib.experiment("smoke", start_from=ranked, encoder="minilm")
+
+
+def test_equal_experiments_have_one_digest_whatever_they_are_called():
+    ranked = mtlib.pretraining("smoke")
+    child = mtlib.experiment("smoke", start_from=ranked)
+    assert child.but(name="x", start_from=ranked.but(name="y")).digest == child.digest
+    assert len({child.digest, child.at(1).digest, child.but(start_from=ranked.at(1)).digest}) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "label"),
+    [
+        ({}, "round-robin"),
+        ({"sampler": "annealed", "penalties": [Smart(weight=15.0)]}, "annealed-smart-15"),
+        ({"sampler": "annealed", "penalties": [Smart(weight=0.0)]}, "annealed-dropout-off"),
+        ({"penalties": [Smart(weight=1.0, mode="ball", radius=0.03)], "seed": 2}, "round-robin-smart-1-ball-0.03-seed-2"),
+        ({"penalties": [Smart(weight=1.0, direction="random")]}, "round-robin-smart-1-random"),
+        ({"penalties": [Bregman(weight=0.3, decay=0.99, late_decay=0.999)]}, "round-robin-bregman-0.3-0.99-0.999"),
+    ],
+)
+def test_a_run_is_called_after_what_sets_it_apart(changes, label):
+    assert mtlib.experiment("smoke", **changes).label == label
 
 
 def test_penalty_settings_are_part_of_the_identity():
@@ -142,3 +199,5 @@ def test_a_dumped_experiment_reads_back_to_itself(changes):
     back = checked(Experiment, content, "dump")
     assert back == experiment
     assert back.identity("c", "w") == experiment.identity("c", "w")
+    child = Experiment(start_from=Pretraining(start_from=experiment))
+    assert checked(Experiment, json.loads(json.dumps(child.model_dump(mode="json"))), "dump") == child

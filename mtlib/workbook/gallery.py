@@ -10,7 +10,7 @@ import nbformat
 import pandas as pd
 
 from mtlib.errors import StorageError
-from mtlib.notebooks import stage_status
+from mtlib.workbook.notebooks import stage_status
 from mtlib.training.files import make_folder, storage
 
 

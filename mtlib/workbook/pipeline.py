@@ -1,6 +1,5 @@
 """Snakemake started, planned and taken up again: the lock of a checkout, what a crash left behind, and fingerprints."""
 
-import ctypes
 import hashlib
 import json
 import os
@@ -9,17 +8,18 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
+from mtlib.data.corpus import TITLES, load_corpus
 from mtlib.errors import ConfigurationError, LockedError
+from mtlib.experiments import nearest
 from mtlib.training.files import RunLock, sweep, write_json
+from mtlib.workbook.plan import Plan
+from mtlib.workbook.processes import SCHEDULER
 
-SCHEDULER = "MTLIB_SCHEDULER"
-"""Environment variable of a job: the process that scheduled it, with which it ends."""
-
-PR_SET_PDEATHSIG = 1
 DRY = ("--dry-run", "--quiet", "host")
 PATIENCE = 120.0
 """Seconds that jobs of a killed pipeline have to save and end."""
@@ -31,35 +31,46 @@ def lock(root: str | os.PathLike = ".") -> RunLock:
     return RunLock(Path(root) / ".snakemake" / "pipeline.lock")
 
 
-def snakemake(
-    goal: str, settings: dict[str, str | int], jobs: int, threads: int, *more: str, profile: str = "default"
-) -> int:
+def prepare(plan: Plan, results: str | Path, figures: str | Path, again: str) -> Path:
+    """Read the corpus of a plan once, and write the plan with what its jobs' results depend on; its path.
+
+    again: the command that goes on after a crash. Raises what reading the corpus raises.
+    """
+    code = {"code": fingerprint(), "again": again}
+    if plan.corpus in TITLES:
+        return plan.write(results, figures, content=fingerprint("data"), **code)
+    tasks = {task: None for each in plan.experiments.values() for task in each.task_names} or None
+    return plan.write(results, figures, content=load_corpus(plan.corpus, tasks and list(tasks)).fingerprint, **code)
+
+
+def snakemake(goal: str, plan: Path, jobs: int, threads: int, *more: str, profile: str = "default") -> int:
     """Run Snakemake in the current folder and return its exit code.
 
     goal: "run", "plan" (a dry run that says why), "resume" (unlock, sweep, run) or "report" (run, then collect
-    `results/report.html`). settings: the Snakefile's configuration. jobs: how many at the same time, each with
+    `results/report.html`). plan: the file that `prepare` wrote. jobs: how many at the same time, each with
     `threads` cores. more: options of Snakemake. profile: a folder of `profiles`, where the jobs run; "default" is
     this machine.
-    Raises LockedError when a pipeline runs here, or was killed here and is not resumed; ConfigurationError without a
-    Snakefile.
+    Raises LockedError when a pipeline runs here, or was killed here and is not resumed.
     """
-    if not Path("Snakefile").is_file():
-        raise ConfigurationError(f"{Path.cwd()}: expected a Snakefile; go to the project's root")
+    about = json.loads(plan.read_text())
     if goal != "plan":
-        require_alone(goal == "resume")
+        require_alone(about["again"], goal == "resume")
     width = ["--cores", str(jobs * threads)] if profile == "default" else ["--jobs", str(jobs)]
     command = [sys.executable, "-m", "snakemake", "--workflow-profile", f"profiles/{profile}", *width]
-    config = ["--config", f"threads={threads}", *(f"{key}={value}" for key, value in settings.items() if value)]
+    config = ["--config", f"threads={threads}", f"plan={plan}"]
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"}
     if goal == "resume":
-        for line in tidy(str(settings.get("results") or "results")):
+        for line in tidy(about["results"]):
             print(line, flush=True)
         unlocking = [*command, "--unlock", *more, *config]
         if code := subprocess.run(unlocking, env=environment, stderr=subprocess.DEVNULL).returncode:
             return code
     if goal == "plan":
         done = subprocess.run([*command, *DRY, *more, *config], env=environment, capture_output=True, text=True)
-        print("\n".join(planned(done.stdout)) or "nothing to be done", end="\n" if not done.returncode else done.stderr)
+        if done.returncode:
+            print(done.stderr, end="", file=sys.stderr)
+        else:
+            print("\n".join(planned(done.stdout)) or "nothing to be done")
         return done.returncode
     sys.stdout.flush()
     targets = [*(["gallery"] if goal == "report" else []), *more]
@@ -67,34 +78,53 @@ def snakemake(
         code = _awaited(process)
     if code or goal != "report":
         return code
-    page = Path(settings.get("results") or "results") / "report.html"
+    page = Path(about["results"]) / "report.html"
     return subprocess.run([*command, *targets, "--report", str(page), *config], env=environment).returncode
 
 
+def require_project(profile: str = "default") -> None:
+    """Raise ConfigurationError unless the current folder has a Snakefile, and the profile is there."""
+    if not Path("Snakefile").is_file():
+        raise ConfigurationError(f"{Path.cwd()}: expected a Snakefile; go to the project's root")
+    known = sorted(path.parent.name for path in Path("profiles").glob("*/config.yaml"))
+    if profile not in known:
+        raise ConfigurationError(f"unknown profile {profile!r}{nearest(profile, known)}")
+
+
 def planned(text: str) -> Iterator[str]:
-    """A line for each job of a dry run's output: the point or notebook, and why it would run."""
+    """A line for each job of a dry run's output: its name, and why it would run."""
     for job in re.split(r"^(?:local)?rule ", text, flags=re.MULTILINE)[1:]:
         rule, found = job.partition(":")[0], dict(re.findall(r"^    (reason|wildcards): (.*)$", job, re.MULTILINE))
         if rule != "all":
-            name = found.get("wildcards", rule).removeprefix("point=")
-            yield f"{name:30} {found['reason']}"
+            reason = re.sub(r": \S.*", "", found.get("reason", ""))
+            yield f"{rule.removeprefix('train_'):40} {'trains' if rule.startswith('train_') else 'executes'}; {reason}"
 
 
 def _awaited(process: subprocess.Popen) -> int:
     """Its exit code; Ctrl-C reaches it by itself, SIGTERM is handed on."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, frame: process.send_signal(number))
-    return process.wait()
+    received: list[int] = []
+
+    def hand_on(number, frame):
+        received.append(number)
+        process.send_signal(number)
+
+    signal.signal(signal.SIGTERM, hand_on)
+    code = process.wait()
+    return 128 + received[0] if received and code else code
 
 
-def require_alone(resuming: bool = False) -> None:
-    """Raise LockedError when a pipeline runs in this folder, or was killed here and is not being resumed."""
+def require_alone(again: str, resuming: bool = False) -> None:
+    """Raise LockedError when a pipeline runs in this folder, or was killed here and is not being resumed.
+
+    again: the command that resumes.
+    """
     with lock():
         pass
     if not resuming and any(Path(".snakemake/locks").glob("*.lock")):
         raise LockedError(
             f"{Path.cwd()}: an earlier pipeline was killed here, or one that mtlib did not start still runs; "
-            "`make resume` goes on where it stopped (of a sweep: `mtlib sweep FILE --resume`)"
+            f"`{again}` goes on where it stopped"
         )
 
 
@@ -103,7 +133,7 @@ def tidy(results: str | os.PathLike = "results") -> Iterator[str]:
 
     Jobs that outlived their scheduler get PATIENCE seconds to save. Runs and notebooks whose process is gone become
     "interrupted" (what a run left half done is its own to sweep, when it goes on); temporaries beside notebooks and
-    markers go, and so do markers of points whose run is gone or not complete.
+    plans go, and so do marks of runs that are gone or not complete.
     Raises LockedError when such a job does not end.
     """
     orphans = list(_orphans())
@@ -115,26 +145,34 @@ def tidy(results: str | os.PathLike = "results") -> Iterator[str]:
     for file in sorted([*root.glob("runs/*/status.json"), *root.glob("notebooks/*/*.status.json")]):
         if _mark_interrupted(file):
             yield f"interrupted: {file.parent.name if file.name == 'status.json' else file.name.split('.')[0]}"
-    for folder in {*root.glob("points/*/"), *root.glob("notebooks/*/")}:
+    for folder in {*root.glob("plans/*/"), *root.glob("notebooks/*/")}:
         sweep(folder)
     for running in root.glob("notebooks/*/*.running.ipynb"):
         if not _status(running.with_name(running.name.replace(".running.ipynb", ".status.json")), "running"):
             running.unlink()
-    for marker in root.glob("points/*/*.json"):
-        if not _status(root / "runs" / json.loads(marker.read_text())["run"] / "status.json", "complete"):
-            marker.unlink()
-            yield f"its run is gone: {marker}"
+    for mark in root.glob("plans/*/*.done"):
+        if not _status(root / "runs" / str(_read(mark).get("run")) / "status.json", "complete"):
+            mark.unlink()
+            yield f"its run is gone: {mark}"
 
 
 def _status(file: Path, status: str) -> bool:
-    return file.is_file() and json.loads(file.read_text())["status"] == status
+    return file.is_file() and _read(file).get("status") == status
+
+
+def _read(file: Path) -> dict:
+    """A JSON object; of a damaged file none, so that it is nobody's status."""
+    with suppress(OSError, ValueError, RecursionError):
+        if isinstance(found := json.loads(file.read_bytes()), dict):
+            return found
+    return {}
 
 
 def _mark_interrupted(file: Path) -> bool:
     """Whether the status file said "running" of a process that is gone; it then says "interrupted"."""
-    about = json.loads(file.read_text())
-    here = about.get("host") == os.uname().nodename
-    if about["status"] != "running" or not here or psutil.pid_exists(about["pid"]):
+    about = _read(file)
+    here, pid = about.get("host") == os.uname().nodename, about.get("pid")
+    if about.get("status") != "running" or not here or not isinstance(pid, int) or psutil.pid_exists(pid):
         return False
     write_json(file, about | {"status": "interrupted"})
     return True
@@ -152,32 +190,9 @@ def _orphans() -> Iterator[psutil.Process]:
             continue
 
 
-def end_with(parent: int, number: int) -> None:
-    """Have this process receive signal `number` once when `parent`, which started it, ends (on Linux).
-
-    Linux sends the signal again for each thread of the parent that dies (prctl(2), PR_SET_PDEATHSIG), and a second
-    SIGTERM would cut short what the first asked to finish. So the kernel sends SIGUSR2, whose handler hands on one
-    `number`; SIGKILL is sent as it is.
-    """
-    if sys.platform != "linux":
-        return
-
-    once = iter([number])
-
-    def hand_on(*_):
-        for each in once:  # taken from the iterator by the first call, even when the second interrupts that one
-            os.kill(os.getpid(), each)
-
-    if number != signal.SIGKILL:
-        signal.signal(signal.SIGUSR2, hand_on)
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number if number == signal.SIGKILL else signal.SIGUSR2)
-    if os.getppid() != parent:
-        sys.exit("the process that started this one is gone")
-
-
 def fingerprint(part: str = "") -> str:
     """The first digits of the SHA-256 of the library's code, or of one part of it, such as "data"."""
-    root = Path(__file__).parent
+    root = Path(__file__).parents[1]
     content = hashlib.sha256()
     for file in sorted((root / part).rglob("*.py")):
         content.update(f"{file.relative_to(root)}\0".encode() + file.read_bytes() + b"\0")

@@ -1,0 +1,184 @@
+"""Presets: one dial, the share of the report's steps that is trained, and what each notebook is given at that size."""
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import Field, field_validator
+
+from mtlib.errors import ConfigurationError
+from mtlib.experiments import Experiment, Positive, Pretraining, Seed, Strict, checked, nearest
+
+REPORT = {"epochs": 10, "steps_per_epoch": 2000, "batch_size": 16, "learning_rate": 1e-5}
+"""The report's settings wherever a table does not vary them."""
+
+REPORT_PRETRAINING = {"epochs": 10, "steps_per_epoch": 1000, "batch_size": 5, "learning_rate": 1e-5}
+"""What ranking is taken to have been: the report gives its loss and its pairs, not its length."""
+
+SHORTEST = 40
+"""Steps of the shortest epoch: where the dial would make epochs shorter, there are fewer of them."""
+
+SHARED = ("pooling", "max_tokens", "precision", "warmup")
+"""What of a preset's `experiment` holds for its pretraining too."""
+
+LARGEST = 2**20  # bytes of a YAML file
+
+
+class Preset(Strict):
+    """A named size of the study.
+
+    corpus: "sample", "hub" or a folder. encoder, encoder_revision: as in an experiment.
+    dial: share of the report's optimizer steps that is trained; 1 is all of them.
+    learning_rate: what stands for the report's 1e-5; its other rates change in proportion.
+    seeds: of the notebooks that repeat runs.
+    experiment, pretraining: fields that the report does not set, or that this size wants otherwise.
+    notebooks: values for the parameters cell of each notebook, by its name.
+    """
+
+    corpus: Annotated[str, Field(min_length=1)]
+    encoder: Annotated[str, Field(min_length=1)] = "minilm"
+    encoder_revision: str | None = None
+    dial: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+    learning_rate: Positive = REPORT["learning_rate"]
+    seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
+    experiment: dict[str, Any] = {}
+    pretraining: dict[str, Any] = {}
+    notebooks: dict[str, dict[str, Any]] = {}
+
+    @field_validator("seeds")
+    @classmethod
+    def _different(cls, seeds: list[int]) -> list[int]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError("a seed is given twice")
+        return seeds
+
+    @field_validator("notebooks", mode="before")
+    @classmethod
+    def _without_values(cls, value: Any) -> Any:
+        return {name: values or {} for name, values in value.items()} if isinstance(value, dict) else value
+
+    def fields(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """The fields of an experiment whose `settings` are given in the report's terms."""
+        whole = REPORT | settings
+        return {**self._encoder(), **self.experiment, **settings, **self._dialled(whole)}
+
+    def pretraining_fields(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """The fields of a pretraining whose `settings` are given in the report's terms."""
+        shared = {key: self.experiment[key] for key in SHARED if key in self.experiment}
+        whole = REPORT_PRETRAINING | settings
+        return {**self._encoder(), **shared, **settings, **self._dialled(whole), **self.pretraining}
+
+    def _encoder(self) -> dict[str, Any]:
+        return {"encoder": self.encoder, "encoder_revision": self.encoder_revision}
+
+    def _dialled(self, settings: dict[str, Any]) -> dict[str, Any]:
+        epochs, steps, rate = (settings[key] for key in ("epochs", "steps_per_epoch", "learning_rate"))
+        epochs, steps = dialled(epochs, steps, self.dial)
+        rate = float(f"{rate * self.learning_rate / REPORT['learning_rate']:.6g}")
+        return {"epochs": epochs, "steps_per_epoch": steps, "learning_rate": rate, "batch_size": settings["batch_size"]}
+
+
+def dialled(epochs: int, steps: int, dial: float) -> tuple[int, int]:
+    """Epochs, and steps of each, that make `dial` times the steps of `epochs` epochs of `steps`.
+
+    There are as many epochs, unless they would be shorter than SHORTEST steps: then fewer, but two if there were two.
+    """
+    if dial == 1:
+        return epochs, steps
+    total = epochs * steps * dial
+    epochs = min(epochs, max(2, round(total / SHORTEST)))
+    return epochs, max(1, round(total / epochs))
+
+
+def project_root() -> Path:
+    """The folder that a study lies in: the nearest one, from the current folder up, with `notebooks` and `presets`.
+
+    Without one, the checkout this module lies in, or else the current folder. Jupyter starts a kernel in the notebook's
+    own folder; from the root it finds the runs that the pipeline trained.
+    """
+    here, checkout = Path.cwd(), Path(__file__).resolve().parents[1]
+    for folder in (here, *here.parents, checkout):
+        if (folder / "notebooks").is_dir() and (folder / "presets").is_dir():
+            return folder
+    return here
+
+
+def presets_folder() -> Path:
+    """Where the presets are: beside the package in a checkout, inside it in an installed wheel."""
+    inside = Path(__file__).parent / "_presets"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "presets"
+
+
+def preset_names() -> list[str]:
+    """Names of the presets there are, the smallest first."""
+    names = {file.stem: preset(file.stem).dial for file in presets_folder().glob("*.yaml")}
+    return sorted(names, key=lambda name: (names[name], name))
+
+
+def preset(name: str) -> Preset:
+    """The preset `name` ("smoke", "tour", "afternoon", "laptop", "base", "paper"), or that in a YAML file of that path.
+
+    Raises ConfigurationError for an unknown name, an unknown key, a wrong type, or fields that are no experiment.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else presets_folder() / f"{name}.yaml"
+    if len(name) > 4096 or "\0" in name or not os.path.isfile(path):
+        known = sorted(file.stem for file in presets_folder().glob("*.yaml"))
+        raise ConfigurationError(f"unknown preset {name[:120]!r}{nearest(name, known)}")
+    found = checked(Preset, read_yaml(path), str(path))
+    checked(Experiment, found.fields({}), f"{path}: experiment")
+    checked(Pretraining, found.pretraining_fields({}), f"{path}: pretraining")
+    return found
+
+
+def experiment(start: str | Preset = "tour", /, **changes) -> Experiment:
+    """The experiment of a preset (its name, or the preset itself) with `changes` to its fields, as they are trained.
+
+    >>> experiment("smoke", sampler="annealed", seed=1).label
+    'annealed-seed-1'
+
+    Raises ConfigurationError naming the key, what was expected and what was found.
+    """
+    chosen, where = _chosen(start)
+    return checked(Experiment, {**chosen.fields({}), **changes}, f"experiment from {where}")
+
+
+def pretraining(start: str | Preset = "tour", /, **changes) -> Pretraining:
+    """The pretraining of a preset (its name, or the preset itself) with `changes` to its fields, as they are trained.
+
+    Raises ConfigurationError naming the key, what was expected and what was found.
+    """
+    chosen, where = _chosen(start)
+    return checked(Pretraining, {**chosen.pretraining_fields({}), **changes}, f"pretraining from {where}")
+
+
+def label(preset: str, corpus: str) -> str:
+    """Folder name of one preset on one corpus, such as `tour-sample`; of a path only the last part counts."""
+    parts = [Path(os.path.abspath(text)).name for text in (preset.removesuffix(".yaml"), corpus) if text]
+    return re.sub(r"[^\w.-]+", "_", "-".join(parts))[:120] or "default"
+
+
+def read_yaml(path: Path) -> Any:
+    """The content of a YAML file; raises ConfigurationError for anything else, aliases and giants included."""
+    try:
+        data = path.read_bytes()
+        if len(data) > LARGEST:
+            raise ConfigurationError(f"{path}: expected at most {LARGEST} bytes, found {len(data)}")
+        return yaml.load(data, _Plain)
+    except (yaml.YAMLError, ValueError, OSError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)[:500]
+        raise ConfigurationError(f"{path}: cannot be read as YAML: {reason}") from None
+
+
+class _Plain(yaml.SafeLoader):
+    """YAML without aliases: a few lines of them can stand for more values than fit into memory."""
+
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases (*name) are not read here")
+        return super().compose_node(parent, index)
+
+
+def _chosen(start: str | Preset) -> tuple[Preset, str]:
+    return (start, "a preset") if isinstance(start, Preset) else (preset(start), f"preset {start}")

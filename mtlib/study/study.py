@@ -1,0 +1,199 @@
+"""The study: experiments at a preset's size on one corpus, their runs, and where what is made of them is written."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+import transformers
+from matplotlib.figure import Figure
+
+from mtlib.data.batches import Batch, TokenizedSplit
+from mtlib.data.corpus import Corpus, load_corpus
+from mtlib.errors import ConfigurationError, MissingRunError, StorageError
+from mtlib.experiments import Experiment, Optimisation, Pretraining, checked
+from mtlib.metrics import evenness
+from mtlib.model import MultitaskModel
+from mtlib.presets import label, preset, project_root
+from mtlib.study import model_card, plots, tables
+from mtlib.study.cache import Cache
+from mtlib.study.eval_splits import Dev, EvalSplit, ReportingHalf, System, task_scores
+from mtlib.study.statistics import compare
+from mtlib.tasks import TASKS
+from mtlib.training.device import Device
+from mtlib.training.fit import fit
+from mtlib.training.runs import Run, RunStore
+from mtlib.training.start import Start, find
+
+RESULTS, FIGURES = "MTLIB_RESULTS", "MTLIB_FIGURES"
+"""Environment variables: other folders than `results` and `figures`."""
+
+
+class Study:
+    """A preset on a corpus: it makes experiments of the preset's size, trains them, and writes tables and figures.
+
+    preset_name: a preset, or a YAML file. corpus: "sample", "hub" or a folder; "" is the preset's own.
+    seed: of every experiment, unless it says otherwise. train: whether what is missing is trained; without it, it is a
+    MissingRunError. called: another name than the preset's for the folders below.
+    Paths are from the project's root. Tables are written to `results/tables/<preset>-<corpus>`, figures to
+    `figures/<preset>-<corpus>`; runs are in `results/runs`.
+    """
+
+    def __init__(
+        self, preset_name: str = "tour", corpus: str = "", *, seed: int = 0, train: bool = True, called: str = ""
+    ):
+        self.preset_name, self.preset, root = preset_name, preset(preset_name), project_root()
+        self.source, self.seed, self.train = corpus or self.preset.corpus, seed, train
+        self.name, self.root = label(called or preset_name, self.source), root
+        self.results = root / os.environ.get(RESULTS, "results")
+        self.tables = self.results / "tables" / self.name
+        self.figures = root / os.environ.get(FIGURES, "figures") / self.name
+        self.cache = Cache(self.results / "cache")
+        self.saved: dict[str, list[Path]] = {}
+        plots.use_style()
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        """The corpus, read when it is first asked for."""
+        folder = self.root / self.source
+        return load_corpus(folder if self.source not in ("sample", "hub") else self.source, self.experiment().tasks)
+
+    def about(self) -> str:
+        """Versions, device, precision, threads, preset, corpus and encoder, for the top of a notebook."""
+        device, encoder = Device(), Path(self.preset.encoder).name
+        return (
+            f"torch {torch.__version__}, transformers {transformers.__version__}, pandas {pd.__version__}\n"
+            f"{device.device}, {device.precision}, {torch.get_num_threads()} threads\n"
+            f"preset {self.preset_name}: {self.preset.dial:g} of the report's steps; encoder {encoder}; "
+            f"corpus {self.corpus.title}"
+        )
+
+    def experiment(self, **settings) -> Experiment:
+        """An experiment whose settings are the report's; the preset's dial says how much of it is trained.
+
+        `epochs` (10), `steps_per_epoch` (2,000), `batch_size` (16) and `learning_rate` (1e-5) are as the report gives
+        them; all other fields are taken as they are. To change what is really trained use `but`:
+        `study.experiment(sampler="annealed").but(epochs=3)`.
+        Raises ConfigurationError naming the key, what was expected and what was found.
+        """
+        fields = {"seed": self.seed, **self.preset.fields(settings)}
+        return checked(Experiment, fields, f"experiment of preset {self.preset_name}")
+
+    def pretraining(self, **settings) -> Pretraining:
+        """Multiple negatives ranking with settings in the report's terms, as `experiment` has them."""
+        fields = {"seed": self.seed, **self.preset.pretraining_fields(settings)}
+        return checked(Pretraining, fields, f"pretraining of preset {self.preset_name}")
+
+    def fit(self, experiments: Mapping[str, Optimisation]) -> "Runs":
+        """The run of every experiment, by the same names: loaded where it is finished, else trained, one by one.
+
+        Raises MissingRunError, naming all of them, for runs that are not finished where `train` is False.
+        """
+        if not self.train:
+            found = {name: find(each, self.corpus, self.results) for name, each in experiments.items()}
+            if missing := [f"{name} ({run.id}, {run.status})" for name, run in found.items() if not run.complete]:
+                raise MissingRunError(f"not finished: {', '.join(missing)}; with train=True they are trained")
+            return Runs(found)
+        runs = {}
+        for name, experiment in experiments.items():
+            runs[name] = fit(experiment, self.corpus, self.results)
+            model_card.ensure_card(runs[name])
+        return Runs(runs)
+
+    def encoder(self) -> MultitaskModel:
+        """The encoder as every experiment without `start_from` finds it, with heads as they are drawn."""
+        return Start(self.experiment(), self.corpus, RunStore(self.results)).model().eval()
+
+    def batch(self, model: MultitaskModel, task: str, size: int = 16, split: str = "dev") -> Batch:
+        """The first `size` examples of a task's split, tokenized for `model` and on its device."""
+        frame = getattr(self.corpus[task], split).head(size).reset_index(drop=True)
+        tokenized = TokenizedSplit(TASKS[task], frame, model.tokenizer, model.max_tokens)
+        return tokenized.batch(range(len(frame))).to(model.device)
+
+    def save(self, made: pd.DataFrame | Figure, name: str, *, caption: str = "", digits: int = 3) -> Any:
+        """Write a table (CSV, Markdown, LaTeX) or a figure (PDF, PNG) called `name`; return it as it is to be shown.
+
+        A table's rows that have names get them as the first column; its caption ends with the corpus.
+        """
+        if isinstance(made, Figure):
+            self.saved[name] = plots.save(made, name, self.figures)
+            return made
+        if made.index.name is not None:
+            made = made.reset_index()
+        caption = ", ".join(filter(None, [caption, self.corpus.title]))
+        self.saved[name] = tables.write_table(made, name, self.tables, caption=caption, digits=digits)
+        return tables.pretty(made, digits)
+
+    def outputs(self, *names: str) -> list[Path]:
+        """The files written as `names`; raises StorageError unless each was written here, and is not empty."""
+        for name in names:
+            paths = self.saved.get(name)
+            if not paths or not all(path.is_file() and path.stat().st_size for path in paths):
+                raise StorageError(f"{name}: expected this notebook to have written it, found {list(self.saved)}")
+        return [path.relative_to(self.root) for name in names for path in self.saved[name]]
+
+
+class Runs(Mapping[str, Run]):
+    """Finished runs by the names that a notebook gave them."""
+
+    def __init__(self, runs: Mapping[str, Run]):
+        self._runs = dict(runs)
+
+    def __getitem__(self, name: str) -> Run:
+        if name not in self._runs:
+            raise ConfigurationError(f"no run is called {name!r}; there are: {', '.join(self._runs)}")
+        return self._runs[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._runs)
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    def only(self, *names: str) -> "Runs":
+        """Those of them, in this order."""
+        return Runs({name: self[name] for name in names})
+
+    def scores(self, on: EvalSplit | None = None) -> pd.DataFrame:
+        """One row a run: scores by task, mean, evenness; what was trained, the chosen epoch, seconds, the run's id.
+
+        on: the part of the stored predictions that is scored; all of dev, as the report does, unless given.
+        """
+        return pd.DataFrame({name: _scores(run, on or Dev()) for name, run in self.items()}).T.infer_objects().rename_axis("run")
+
+    def compare(self, *pairs: tuple[str, str] | str, on: EvalSplit | None = None, **options) -> pd.DataFrame:
+        """The second run of each pair against its first on the same examples, with what is resolved.
+
+        pairs: `("baseline", "annealed"), ...`, or two names, which are one pair. on: the reporting half of dev unless
+        given. options: those of `statistics.compare`.
+        """
+        if all(isinstance(name, str) for name in pairs):
+            pairs = (tuple(pairs),)
+        return compare(self, pairs, on or ReportingHalf(), **options)
+
+
+def _scores(run: Run, on: EvalSplit) -> dict[str, Any]:
+    e = run.experiment
+    scores = task_scores(run, on, e.tasks)
+    even = evenness({task: scores[task] for task in e.tasks})
+    return scores | {
+        "evenness": even,
+        "trained": trained(e),
+        "epoch": run.best_epoch,
+        "seconds": run.seconds,
+        "id": run.id,
+    }
+
+
+def trained(experiment: Optimisation) -> str:
+    """Epochs x steps x batch size, and the learning rate."""
+    e = experiment
+    return f"{e.epochs} x {e.steps_per_epoch} x {e.batch_size}, {e.learning_rate:g}"
+
+
+def group(systems: Mapping[str, System], names: Sequence[str], seeds: Sequence[int]) -> dict[str, list[System]]:
+    """Runs called "name, seed 0", ... as lists by name, for `statistics.compare`."""
+    return {name: [systems[f"{name}, seed {seed}"] for seed in seeds] for name in names}

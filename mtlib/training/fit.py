@@ -1,0 +1,100 @@
+"""`fit` trains an experiment or a pretraining, or loads the finished identical run; `resume` takes one up again."""
+
+from contextlib import nullcontext, suppress
+from pathlib import Path
+
+from mtlib.data.corpus import TITLES, Corpus, load_corpus
+from mtlib.errors import CheckpointError, ConfigurationError, DataError, StorageError
+from mtlib.experiments import Optimisation, Pretraining
+from mtlib.training.loop import Training
+from mtlib.training.pretraining import Ranking
+from mtlib.training.ranks import Ranks
+from mtlib.training.runs import Run, RunStore
+from mtlib.training.signals import Interruption
+from mtlib.training.start import Start
+
+
+def fit(
+    experiment: Optimisation,
+    corpus: Corpus,
+    results: Path | str = "results",
+    *,
+    progress: str = "auto",
+    minutes: float = 10.0,
+    allow_inexact: bool = False,
+) -> Run:
+    """Train `experiment` on `corpus` and return its run; a finished identical run is returned as it is.
+
+    What it starts from is trained first where it is not finished. An interrupted identical run continues from its
+    newest checkpoint, to the bits it would have had.
+    progress: "auto", "bar", "lines" or "none". minutes: a checkpoint at least this often, beside those at
+    the ends of epochs (of short epochs some are left out, so that saving stays under 2 % of the time).
+    The bits are promised for the same versions, kind of device, precision and number of threads; elsewhere continuing
+    raises CheckpointError with the difference, unless `allow_inexact`, which the run records.
+    Raises DivergenceError for a loss, gradient or weight that is not finite, LockedError while another process trains
+    the same run, DataError for a corpus without one of the tasks, and SystemExit(143 or 130) after SIGTERM or SIGINT.
+    """
+    start = Start(experiment, corpus, RunStore(results))
+    run = start.run()
+    if run.complete:
+        run.forget_checkpoints()
+        return run
+    options = {"progress": progress, "minutes": minutes, "allow_inexact": allow_inexact}
+    if experiment.start_from is not None:
+        fit(experiment.start_from, corpus, results, **options)
+    for name in experiment.task_names:
+        if name not in corpus:
+            raise DataError(f"corpus {corpus.name}: expected the task {name!r}, found {', '.join(corpus)}")
+    kind = Ranking if isinstance(experiment, Pretraining) else Training
+    ranks = Ranks()
+    with run.lock() if ranks.first else nullcontext():
+        if not ranks.any(run.complete):
+            _guarded(kind(start, run, progress, minutes, allow_inexact, ranks))
+        ranks.wait()
+    return run
+
+
+def resume(run: Run, source: str | Path | None = None, **options) -> Run:
+    """Continue `run` from its newest checkpoint, with the settings it stored, or return it if it is finished.
+
+    source: where its corpus is, needed only for a folder. options: those of `fit`.
+    Raises CheckpointError where corpus or start weights are not those the run began with, ConfigurationError without a
+    needed source, and what `fit` raises.
+    """
+    experiment, results = run.experiment, run.path.parent.parent
+    corpus = corpus_of(run, source)
+    if corpus.fingerprint != run.corpus["fingerprint"]:
+        raise CheckpointError(
+            f"{run.path}: the corpus changed since the run began: expected SHA-256 {run.corpus['fingerprint']}, "
+            f"found {corpus.fingerprint} in {corpus.name}"
+        )
+    if Start(experiment, corpus, RunStore(results)).run().path.resolve() != run.path.resolve():
+        raise CheckpointError(f"{run.path}: its start weights changed since it began, or its folder was renamed")
+    return fit(experiment, corpus, results, **options)
+
+
+def corpus_of(run: Run, source: str | Path | None = None) -> Corpus:
+    """The corpus that the run was trained on: generated or downloaded again, or read from the folder `source`.
+
+    Raises ConfigurationError where it was a folder and no source is given. Whether its content is the same is the
+    caller's to ask: compare `corpus.fingerprint` with `run.corpus["fingerprint"]`.
+    """
+    about = run.corpus
+    if source is None and about["name"] not in TITLES:
+        raise ConfigurationError(f"{run.path}: trained on a folder called {about['name']!r}: expected --corpus with it")
+    return load_corpus(source or about["name"], about.get("tasks"))
+
+
+def _guarded(training: Training) -> None:
+    """Train and finish; whatever ends it otherwise is written into the run's status."""
+    run = training.run
+    try:
+        training.prepare()
+        with Interruption() as interruption:
+            training.train(interruption)
+        training.finish()
+    except BaseException as error:
+        status = "interrupted" if isinstance(error, SystemExit | KeyboardInterrupt) else "failed"
+        with suppress(StorageError):
+            run.set_status(status, step=training.done, error=f"{type(error).__name__}: {error}"[:2000])
+        raise

@@ -1,0 +1,198 @@
+"""What the notebooks ask to be trained: their `runs` cells, read without training, as jobs in an order that works."""
+
+import contextlib
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mtlib.errors import ConfigurationError, MtlibError
+from mtlib.experiments import Optimisation
+from mtlib.presets import label, preset, project_root
+from mtlib.training.files import make_folder, storage, write_json
+from mtlib.workbook.notebooks import find_stage, with_preset
+from mtlib.workbook.parameters import load_notebook, parameters_of, tagged
+
+TOGETHER = 0.03
+"""Below this dial runs take seconds, less than the start of a process: those of a notebook are trained in one job."""
+
+METHOD = "method"
+"""Tag of cells before `runs` that a plan leaves out, for they compute: the method by hand, its picture."""
+
+_being_read: ContextVar[frozenset[Path]] = ContextVar("notebooks whose runs are being read", default=frozenset())
+
+
+def read_runs(path: Path, values: Mapping[str, Any]) -> dict[str, Optimisation]:
+    """The experiments that the notebook's cell tagged `runs` names, with these values of its parameters.
+
+    Its code cells up to that one are run in this process, those tagged `method` left out, with `train = False`. A
+    notebook without such a cell asks for nothing. Raises ConfigurationError for a cell that fails, and where `runs` is
+    not a dict from names to experiments.
+    """
+    notebook = load_notebook(path)
+    if not tagged(notebook, "runs"):
+        return {}
+    from IPython.core.inputtransformer2 import TransformerManager
+
+    space: dict[str, Any] = {"__name__": "__plan__"}
+    token = _being_read.set(_being_read.get() | {path.resolve()})
+    try:
+        for number, cell in enumerate(cell for cell in notebook.cells if cell.cell_type == "code"):
+            tags = cell.metadata.get("tags", [])
+            if METHOD in tags:
+                continue
+            source = TransformerManager().transform_cell(cell.source)
+            with contextlib.redirect_stdout(io.StringIO()):
+                _run_cell(source, space, f"{path.name}, code cell {number + 1}")
+            if "parameters" in tags:
+                space |= dict(values) | {"train": False}
+            if "runs" in tags:
+                break
+    finally:
+        _being_read.reset(token)
+    runs = space.get("runs")
+    if not isinstance(runs, dict) or not all(isinstance(each, Optimisation) for each in runs.values()):
+        raise ConfigurationError(f"{path.name}: its cell tagged `runs` has to make `runs`, names and experiments")
+    return runs
+
+
+def _run_cell(source: str, space: dict[str, Any], where: str) -> None:
+    try:
+        exec(compile(source, where, "exec"), space)
+    except MtlibError as error:
+        raise type(error)(f"{where}: {error}") from error
+    except Exception as error:
+        raise ConfigurationError(f"{where}: {type(error).__name__}: {str(error)[:500]}") from error
+
+
+def runs_of(study, *stages: str) -> dict[str, Optimisation]:
+    """The runs that these notebooks ask for at the study's preset, corpus and seed; without names, all but the caller.
+
+    So a notebook that shows what others trained says so in its own `runs` cell, and nothing is defined twice. Of
+    different ones that are called alike, the later gets its notebook's name before its own.
+    """
+    paths = [find_stage(stage) for stage in stages] or notebooks()
+    found: dict[str, Optimisation] = {}
+    for path in paths:
+        if path.resolve() in _being_read.get():
+            continue
+        given = {"preset": study.preset_name, "corpus": study.source, "seed": study.seed}
+        known = parameters_of(load_notebook(path), path.name)
+        values, _ = with_preset(path.stem, known, {key: each for key, each in given.items() if key in known})
+        for name, experiment in read_runs(path, values).items():
+            different = name in found and found[name] != experiment
+            found.setdefault(f"{path.stem}: {name}" if different else name, experiment)
+    return found
+
+
+def notebooks() -> list[Path]:
+    """The notebooks of the project, in order."""
+    return sorted((project_root() / "notebooks").glob("[!.]*.ipynb"))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One notebook: its file, the values of its parameters, the digests of the runs it shows."""
+
+    notebook: Path
+    parameters: dict[str, Any]
+    digests: tuple[str, ...]
+
+
+@dataclass
+class Plan:
+    """Everything that `make run` does for one preset and corpus.
+
+    stages: notebooks by name. experiments: each one once, by the first digits of its digest, ancestors before those
+    that start from them. jobs: digests by the name of the job that trains them, in order.
+    """
+
+    preset: str
+    corpus: str = ""
+    file: str = ""
+    stages: dict[str, Stage] = field(default_factory=dict)
+    experiments: dict[str, Optimisation] = field(default_factory=dict)
+    jobs: dict[str, list[str]] = field(default_factory=dict)
+
+    def __post_init__(self):
+        chosen = preset(self.preset)
+        self.corpus = self.corpus or chosen.corpus
+        self.together = chosen.dial < TOGETHER and not self.file
+        paths = {path.stem: path for path in notebooks()}
+        if self.file:
+            paths = {"sweep": Path(__file__).with_name("sweep.ipynb")}
+        elif unknown := [stage for stage in chosen.notebooks if stage not in paths]:
+            raise ConfigurationError(f"preset {self.preset}: notebooks: there is no {unknown[0]!r}: {', '.join(paths)}")
+        for stage, path in paths.items():
+            self._add(stage, path)
+
+    def _add(self, stage: str, path: Path) -> None:
+        known = parameters_of(load_notebook(path), path.name)
+        given = {"preset": self.preset, "corpus": self.corpus, "file": self.file}
+        values, _ = with_preset(path.stem, known, {key: each for key, each in given.items() if key in known})
+        shown = [self._experiment(stage, each) for each in read_runs(path, values).values()]
+        self.stages[stage] = Stage(path, values, tuple(dict.fromkeys(shown)))
+
+    def _experiment(self, stage: str, experiment: Optimisation) -> str:
+        """The digest of an experiment, which from now on is one of a job's, and so is what it starts from."""
+        digest = experiment.digest[:16]
+        if digest not in self.experiments:
+            if experiment.start_from is not None:
+                self._experiment(stage, experiment.start_from)
+            self.experiments[digest] = experiment
+            job = stage if self.together else f"{experiment.label}-{digest[:8]}"
+            self.jobs.setdefault(job, []).append(digest)
+        return digest
+
+    @property
+    def name(self) -> str:
+        """`<preset>-<corpus>`, or of a sweep `<file>-<corpus>`: what its folders are called."""
+        return label(self.file or self.preset, self.corpus)
+
+    def after(self, job: str) -> Iterator[str]:
+        """Digests that have to be trained, by other jobs, before this one can begin."""
+        own = self.jobs[job]
+        for digest in own:
+            for ancestor in self.experiments[digest].ancestors():
+                if (other := ancestor.digest[:16]) not in own:
+                    yield other
+
+    def write(self, results: str | Path, figures: str | Path, **facts: Any) -> Path:
+        """Write every experiment, and the plan that the Snakefile reads, below `<results>/plans/<name>`; its path.
+
+        facts: what else a job's result depends on, such as the corpus' fingerprint.
+        """
+        folder = Path(results) / "plans" / self.name
+        with storage("create", folder):
+            make_folder(folder.absolute())
+        files = {}
+        for digest, experiment in self.experiments.items():
+            files[digest] = folder / f"{experiment.label}-{digest}.json"
+            if not files[digest].is_file():
+                write_json(files[digest], experiment.model_dump(mode="json"))
+        marks = {digest: str(file.with_suffix(".done")) for digest, file in files.items()}
+        jobs = {
+            job: {
+                "experiments": [str(files[digest]) for digest in digests],
+                "done": [marks[digest] for digest in digests],
+                "after": sorted({marks[digest] for digest in self.after(job)}),
+            }
+            for job, digests in self.jobs.items()
+        }
+        stages = {
+            name: {
+                "notebook": os.path.relpath(stage.notebook),
+                "parameters": [f"{key}={json.dumps(value)}" for key, value in stage.parameters.items()],
+                "after": [marks[digest] for digest in stage.digests],
+            }
+            for name, stage in self.stages.items()
+        }
+        about = {"name": self.name, "preset": self.preset, "corpus": self.corpus}
+        about |= {"results": str(results), "figures": str(figures), **facts}
+        path = Path(results) / "plans" / f"{self.name}.json"
+        write_json(path, about | {"jobs": jobs, "stages": stages})
+        return path

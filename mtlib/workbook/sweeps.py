@@ -1,0 +1,132 @@
+"""A grid of one's own: read from a YAML file as experiments, which the notebook `sweep` trains and compares."""
+
+import itertools
+from pathlib import Path
+from typing import Annotated, Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from pydantic import Field, model_validator
+
+from mtlib.experiments import Experiment, Seed, Strict, checked, nearest
+from mtlib.presets import experiment, read_yaml
+from mtlib.study.plots import COLUMN_WIDTH, PALETTE, use_style
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Range(Strict):
+    """Numbers at equal ratios, both ends among them; in YAML `{from: 1.0e-4, to: 1.0e-2, points: 3}`."""
+
+    start: Annotated[Finite, Field(alias="from", gt=0)]
+    end: Annotated[Finite, Field(alias="to", gt=0)]
+    points: Annotated[int, Field(ge=2)]
+
+    @property
+    def values(self) -> list[float]:
+        """The numbers, to six digits."""
+        return [float(f"{value:.6g}") for value in np.geomspace(self.start, self.end, self.points)]
+
+
+class Sweep(Strict):
+    """Every combination of the grid's values at every seed.
+
+    preset: whose experiment the runs start from. corpus: "" is the preset's own. experiment: fields of every run.
+    grid: values by key: an experiment field, `sampler.FIELD`, or `KIND.FIELD` of a penalty that `experiment` has.
+    """
+
+    preset: str
+    corpus: str = ""
+    seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
+    experiment: dict[str, Any] = {}
+    grid: Annotated[dict[str, Annotated[list[Any], Field(min_length=1)] | Range], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _known_keys(self):
+        for key in self.grid:
+            first, _, entry = key.partition(".")
+            if first in ("seed", "name") or not entry and first not in Experiment.model_fields:
+                raise ValueError(f"grid: {key!r} is no field to vary{nearest(key, Experiment.model_fields)}")
+            if entry and first != "sampler" and first not in self.kinds:
+                raise ValueError(f"grid: {key!r}: `experiment` has no penalty {first!r}, found {sorted(self.kinds)}")
+        return self
+
+    @model_validator(mode="after")
+    def _once(self):
+        for key, values in {"seeds": self.seeds, **self.grid}.items():
+            if isinstance(values, list) and any(value in values[:place] for place, value in enumerate(values)):
+                raise ValueError(f"{key}: a value occurs twice in {values}")
+        return self
+
+    @property
+    def kinds(self) -> set[str]:
+        """Kinds of the penalties that every run has."""
+        entries = self.experiment.get("penalties", [])
+        return {str(entry.get("kind")) for entry in entries if isinstance(entry, dict)} if isinstance(entries, list) else set()
+
+    def combinations(self) -> list[dict[str, Any]]:
+        """One value a key, and the seed, for each run."""
+        values = {key: each.values if isinstance(each, Range) else each for key, each in self.grid.items()}
+        every = itertools.product(*values.values(), self.seeds)
+        return [dict(zip([*values, "seed"], row, strict=True)) for row in every]
+
+    def experiments(self) -> dict[str, Experiment]:
+        """An experiment for each combination, by its values in words: "radius 0.03, seed 0".
+
+        Raises ConfigurationError naming the combination that cannot be meant.
+        """
+        return {
+            words(chosen): checked(Experiment, self._fields(chosen), f"sweep, {words(chosen)}")
+            for chosen in self.combinations()
+        }
+
+    def _fields(self, chosen: dict[str, Any]) -> dict[str, Any]:
+        fields: dict[str, Any] = dict(experiment(self.preset, **self.experiment))
+        for key, value in chosen.items():
+            first, _, entry = key.partition(".")
+            if not entry:
+                fields[key] = value
+            elif first == "sampler":
+                fields["sampler"] = fields["sampler"].model_dump() | {entry: value}
+            else:
+                dumped = [penalty.model_dump() for penalty in fields["penalties"]]
+                fields["penalties"] = [each | {entry: value} if each["kind"] == first else each for each in dumped]
+        return fields
+
+
+def read(path: str) -> Sweep:
+    """The sweep in a YAML file; raises ConfigurationError naming the key, and for a run that cannot be meant."""
+    sweep = checked(Sweep, read_yaml(Path(path)), path)
+    sweep.experiments()
+    return sweep
+
+
+def words(chosen: dict[str, Any]) -> str:
+    """A combination's values in words: "smart.radius 0.03, seed 0"."""
+    return ", ".join(f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in chosen.items())
+
+
+def figure(table: pd.DataFrame, keys: list[str]) -> Figure:
+    """Mean dev score against each key's values, a panel a key: a dot a run, and the values' means, numbers joined."""
+    use_style()
+    size = (COLUMN_WIDTH * 0.8 * len(keys), 2.4)
+    drawn, panels = plt.subplots(1, len(keys), figsize=size, sharey=True, squeeze=False)
+    for axes, key in zip(panels.flat, keys, strict=True):
+        values = table[key]
+        numbers = pd.api.types.is_numeric_dtype(values) and values.dtype != bool
+        if not numbers:
+            values = values.astype(str).str.replace("_", " ")
+            axes.tick_params("x", rotation=30)
+            axes.margins(x=0.2)
+        elif values.min() > 0 and values.max() >= 10 * values.min():
+            axes.set_xscale("log")
+        means = table.groupby(values, sort=numbers)["mean"].mean()
+        line = "-" if numbers else "none"
+        axes.plot(means.index, means, color=PALETTE[0], marker="o", linestyle=line, label="mean of the value's runs")
+        axes.plot(values, table["mean"], ".", color="#777777", label="one run", zorder=1)
+        axes.set_xlabel(key.replace("_", " "))
+    panels[0, 0].set_ylabel("mean dev score")
+    drawn.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    return drawn
