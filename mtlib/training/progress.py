@@ -1,9 +1,19 @@
-"""Progress of a run: a bar in a terminal and in Jupyter, plain lines with an ETA in logs and under papermill."""
+"""What a run shows while it trains: a bar and a growing curve in Jupyter, a bar in a terminal, plain lines in logs.
 
+Beside that, on request, every epoch's row of the history goes to TensorBoard, Trackio or Weights & Biases. Trackers
+only watch: what a run was and scored is in its own folder, and no tracker is part of a run's identity. They are asked
+for by the environment variable MTLIB_TRACKER and need the extra `trackers`.
+"""
+
+import math
 import os
 import sys
+import warnings
+from typing import Any
 
+from mtlib.errors import ConfigurationError
 from mtlib.experiments import Optimisation
+from mtlib.training.runs import Run
 
 PLAIN = "MTLIB_PROGRESS"
 """Environment variable that sets the kind of progress where `auto` is asked: "bar", "lines" or "none"."""
@@ -15,8 +25,12 @@ def kind(progress: str) -> str:
         return progress
     if chosen := os.environ.get(PLAIN):
         return chosen
-    in_notebook = "ipykernel" in sys.modules
-    return "bar" if in_notebook or sys.stderr.isatty() else "lines"
+    return "bar" if in_notebook() or sys.stderr.isatty() else "lines"
+
+
+def in_notebook() -> bool:
+    """Whether this process is a Jupyter kernel."""
+    return "ipykernel.kernelapp" in sys.modules
 
 
 class Progress:
@@ -27,7 +41,7 @@ class Progress:
         self.name, self.epochs = experiment.label, experiment.epochs
         self.total = experiment.steps
         self.begun: tuple[int, float] | None = None
-        self.bar = None
+        self.bar = self.curve = None
 
     def step(self, done: int, seconds: float) -> None:
         """After a step: `done` of all steps, `seconds` of training so far."""
@@ -41,12 +55,15 @@ class Progress:
             self.bar = tqdm(total=self.total, initial=done - 1, desc=self.name, unit="step", mininterval=0.5)
         self.bar.update(1)
 
-    def epoch(self, row: dict) -> None:
-        """After an epoch's scoring: its row of the history."""
+    def epoch(self, history: list[dict]) -> None:
+        """After an epoch's scoring: all rows of the history so far."""
+        row = history[-1]
         tasks = [name.removeprefix("draws_") for name in row if name.startswith("draws_")]
         scores = {name: row[name] for name in (*tasks, "mean", "dev_loss") if name in row}
         if self.bar is not None:
             self.bar.set_postfix({name: f"{value:.3f}" for name, value in scores.items()})
+            if in_notebook():
+                self._draw(history, list(scores))
         if self.kind == "lines":
             shown = "  ".join(f"{name} {value:.3f}" for name, value in scores.items())
             print(
@@ -54,6 +71,22 @@ class Progress:
                 f"{row['seconds']:.0f} s, {duration(self.left)} left",
                 flush=True,
             )
+
+    def _draw(self, history: list[dict], names: list[str]) -> None:
+        """The curve of the scores so far, in the place of the one drawn before."""
+        from IPython.display import display
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(5, 2.2), layout="constrained")
+        axes = figure.add_subplot(xlabel="epoch", ylabel="dev", title=self.name, xlim=(0.8, self.epochs + 0.2))
+        for name in names:
+            values = [row.get(name, math.nan) for row in history]
+            axes.plot([row["epoch"] for row in history], values, marker="o", label=name)
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+        if self.curve is None:
+            self.curve = display(figure, display_id=True)
+        else:
+            self.curve.update(figure)
 
     def end(self, scores: dict[str, float], seconds: float) -> None:
         """After the run, with the stored model's scores."""
@@ -69,3 +102,54 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+TRACKER = "MTLIB_TRACKER"
+"""Environment variable that names the tracker; unset is none."""
+
+KINDS = ("tensorboard", "trackio", "wandb")
+"""Trackers that there are; TensorBoard's event files lie in the run's folder, in `tensorboard`."""
+
+_open: dict[str, Any] = {}
+"""The tracker of each run that trains in this process, by the run's id; None where it failed."""
+
+
+def log_epoch(run: Run, row: dict[str, float]) -> None:
+    """Hand one row of the history to the tracker that is asked for, if any; close it after the last epoch.
+
+    A tracker that fails is reported once for a run and left alone: training goes on.
+    Raises ConfigurationError for an unknown name.
+    """
+    if not (name := os.environ.get(TRACKER)):
+        return
+    if name not in KINDS:
+        raise ConfigurationError(f"{TRACKER}={name}: expected one of {', '.join(KINDS)}")
+    last = row["epoch"] == run.experiment.epochs
+    try:
+        if run.id not in _open:
+            _open[run.id] = _opened(name, run)
+        if tracker := _open[run.id]:
+            values = {key: value for key, value in row.items() if key not in ("epoch", "step") and math.isfinite(value)}
+            tracker.log(values, step=int(row["step"]))
+            if last:
+                tracker.finish()
+    except Exception as error:
+        _open[run.id] = None
+        warnings.warn(f"{run.id}: {name} failed and is left out: {type(error).__name__}: {error}", stacklevel=2)
+    if last:
+        del _open[run.id]
+
+
+def _opened(name: str, run: Run) -> Any:
+    """The tracker of accelerate called `name`, begun for `run`."""
+    from accelerate import PartialState, tracking
+
+    PartialState()
+    if name == "tensorboard":
+        tracker = tracking.TensorBoardTracker("tensorboard", logging_dir=str(run.path))
+    elif name == "trackio":
+        tracker = tracking.TrackioTracker("mtlib", name=run.id)
+    else:
+        tracker = tracking.WandBTracker("mtlib", name=run.id, id=run.id, resume="allow", dir=str(run.path))
+    tracker.start()
+    return tracker
