@@ -4,7 +4,7 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from mtlib.data.corpus import TITLES, Corpus, load_corpus
-from mtlib.errors import CheckpointError, ConfigurationError, DataError, StorageError
+from mtlib.errors import CheckpointError, ConfigurationError, StorageError
 from mtlib.experiments import Optimisation, Pretraining
 from mtlib.training.loop import Training
 from mtlib.training.pretraining import Ranking
@@ -42,9 +42,6 @@ def fit(
     options = {"progress": progress, "minutes": minutes, "allow_inexact": allow_inexact}
     if experiment.start_from is not None:
         fit(experiment.start_from, corpus, results, **options)
-    for name in experiment.task_names:
-        if name not in corpus:
-            raise DataError(f"corpus {corpus.name}: expected the task {name!r}, found {', '.join(corpus)}")
     kind = Ranking if isinstance(experiment, Pretraining) else Training
     ranks = Ranks()
     with run.lock() if ranks.first else nullcontext():
