@@ -90,7 +90,8 @@ class Smart(Penalty):
         mode = [] if self.mode == "rescaled" or self.direction == "none" else [self.mode]
         radius = [f"{self.radius:g}"] if self.radius else []
         direction = {"adversarial": [], "none": ["consistency"]}.get(self.direction, [self.direction])
-        return "-".join([super().label, *mode, *radius, *(direction if self.weight else [])])
+        dropout = [self.dropout] if self.dropout != "off" and self.direction != "none" else []
+        return "-".join([super().label, *([*mode, *radius, *direction, *dropout] if self.weight else [])])
 
     def __call__(self, step: Step) -> Tensor:
         """The penalty of this step; 0 when the inner gradient was not finite."""

@@ -1,7 +1,7 @@
 """The study: experiments at a preset's size on one corpus, their runs, and where what is made of them is written."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from mtlib.model import MultitaskModel
 from mtlib.presets import label, preset, project_root
 from mtlib.study import model_card, plots, tables
 from mtlib.study.cache import Cache
-from mtlib.study.eval_splits import Dev, EvalSplit, ReportingHalf, System, task_scores
+from mtlib.study.eval_splits import Dev, Part, ReportingHalf, tasks_of, task_scores
 from mtlib.study.statistics import compare
 from mtlib.tasks import TASKS
 from mtlib.training.device import Device
@@ -105,7 +105,7 @@ class Study:
 
     def encoder(self) -> MultitaskModel:
         """The encoder as every experiment without `start_from` finds it, with heads as they are drawn."""
-        return Start(self.experiment(), self.corpus, RunStore(self.results)).model().eval()
+        return Start(self.experiment(), self.corpus, RunStore(self.results)).model().to(Device().device).eval()
 
     def batch(self, model: MultitaskModel, task: str, size: int = 16, split: str = "dev") -> Batch:
         """The first `size` examples of a task's split, tokenized for `model` and on its device."""
@@ -121,11 +121,9 @@ class Study:
         if isinstance(made, Figure):
             self.saved[name] = plots.save(made, name, self.figures)
             return made
-        if made.index.name is not None:
-            made = made.reset_index()
         caption = ", ".join(filter(None, [caption, self.corpus.title]))
         self.saved[name] = tables.write_table(made, name, self.tables, caption=caption, digits=digits)
-        return tables.pretty(made, digits)
+        return tables.pretty(made, digits=digits)
 
     def outputs(self, *names: str) -> list[Path]:
         """The files written as `names`; raises StorageError unless each was written here, and is not empty."""
@@ -157,14 +155,15 @@ class Runs(Mapping[str, Run]):
         """Those of them, in this order."""
         return Runs({name: self[name] for name in names})
 
-    def scores(self, on: EvalSplit | None = None) -> pd.DataFrame:
+    def scores(self, on: Part | None = None) -> pd.DataFrame:
         """One row a run: scores by task, mean, evenness; what was trained, the chosen epoch, seconds, the run's id.
 
         on: the part of the stored predictions that is scored; all of dev, as the report does, unless given.
         """
-        return pd.DataFrame({name: _scores(run, on or Dev()) for name, run in self.items()}).T.infer_objects().rename_axis("run")
+        rows = {name: _scores(run, on or Dev()) for name, run in self.items()}
+        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("run")
 
-    def compare(self, *pairs: tuple[str, str] | str, on: EvalSplit | None = None, **options) -> pd.DataFrame:
+    def compare(self, *pairs: tuple[str, str] | str, on: Part | None = None, **options) -> pd.DataFrame:
         """The second run of each pair against its first on the same examples, with what is resolved.
 
         pairs: `("baseline", "annealed"), ...`, or two names, which are one pair. on: the reporting half of dev unless
@@ -175,25 +174,13 @@ class Runs(Mapping[str, Run]):
         return compare(self, pairs, on or ReportingHalf(), **options)
 
 
-def _scores(run: Run, on: EvalSplit) -> dict[str, Any]:
-    e = run.experiment
-    scores = task_scores(run, on, e.tasks)
-    even = evenness({task: scores[task] for task in e.tasks})
+def _scores(run: Run, on: Part) -> dict[str, Any]:
+    tasks = tasks_of(run)
+    scores = task_scores(run, on, tasks)
     return scores | {
-        "evenness": even,
-        "trained": trained(e),
+        "evenness": evenness({task: scores[task] for task in tasks}),
+        "trained": tables.trained(**dict(run.experiment)),
         "epoch": run.best_epoch,
         "seconds": run.seconds,
         "id": run.id,
     }
-
-
-def trained(experiment: Optimisation) -> str:
-    """Epochs x steps x batch size, and the learning rate."""
-    e = experiment
-    return f"{e.epochs} x {e.steps_per_epoch} x {e.batch_size}, {e.learning_rate:g}"
-
-
-def group(systems: Mapping[str, System], names: Sequence[str], seeds: Sequence[int]) -> dict[str, list[System]]:
-    """Runs called "name, seed 0", ... as lists by name, for `statistics.compare`."""
-    return {name: [systems[f"{name}, seed {seed}"] for seed in seeds] for name in names}

@@ -88,7 +88,7 @@ def with_preset(stage: str, known: dict[str, Parameter], given: dict[str, Any]) 
     values = {name: parameter.default for name, parameter in known.items()} | given
     if "preset" in known:
         chosen = preset(values["preset"])
-        return values_at(chosen, stage, known, **given), label(values["preset"], values.get("corpus") or chosen.corpus)
+        return values_at(chosen, stage, known, given), label(values["preset"], values.get("corpus") or chosen.corpus)
     return given, label(values.get("file", ""), values.get("corpus", ""))
 
 

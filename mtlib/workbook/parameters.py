@@ -111,14 +111,16 @@ def read_parameters(path: Path) -> dict[str, Parameter]:
     return parameters_of(load_notebook(path), path.name)
 
 
-def values_at(preset: Preset, stage: str, known: Mapping[str, Parameter], **given: Any) -> dict[str, Any]:
+def values_at(
+    preset: Preset, stage: str, known: Mapping[str, Parameter], given: Mapping[str, Any]
+) -> dict[str, Any]:
     """What papermill is to give the notebook called `stage`: the preset's values for it, and over them `given`.
 
     A parameter called `seeds` is the preset's, unless its notebook has a value of its own.
     Raises ConfigurationError for a value that the notebook has no parameter for, or of another type.
     """
     own = {"seeds": preset.seeds} if "seeds" in known else {}
-    values = own | preset.notebooks.get(stage, {}) | given
+    values = own | preset.notebooks.get(stage, {}) | dict(given)
     return check_values(values, known, stage)
 
 
