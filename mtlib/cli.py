@@ -101,7 +101,7 @@ def train(
     """Train, or continue the identical run that was interrupted, or load the one that is finished."""
     import mtlib
     from mtlib.notebooks import parse_scalar
-    from mtlib.study import cards
+    from mtlib.study import model_card
 
     if resume:
         if preset or changes:
@@ -112,7 +112,7 @@ def train(
         experiment = mtlib.experiment(preset, **{key: parse_scalar(text) for key, text in pairs(changes, "--set")})
         source = mtlib.load_corpus(corpus or mtlib.preset(preset).corpus, experiment.tasks)
         run = mtlib.fit(experiment, source, results, allow_inexact=allow_inexact)
-    cards.ensure_card(run)
+    model_card.ensure_card(run)
     print_scores(run.scores)
     typer.echo(f"{run.seconds:.0f} s, stored in {run.path}")
 
@@ -234,7 +234,7 @@ def runs(results: ResultsOption = Path("results")):
 @app.command()
 def card(run: RunArgument, results: ResultsOption = Path("results")):
     """Write the model card of a finished run, README.md in its model folder, anew."""
-    from mtlib.study.cards import write_card
+    from mtlib.study.model_card import write_card
 
     typer.echo(write_card(found_run(run, results)))
 

@@ -56,7 +56,7 @@ def begin() -> None:
     """
     import pandas as pd
 
-    from mtlib.study.figures import use_style
+    from mtlib.study.plots import use_style
 
     os.chdir(project_root())
     pd.set_option("display.max_columns", None, "display.max_rows", 200)
