@@ -1,13 +1,19 @@
 """Are probabilities true? Expected calibration error, reliability diagrams, temperature scaling (Guo et al., 2017)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from scipy.optimize import minimize_scalar
+from scipy.special import softmax
+from sklearn import metrics
 
 from mtlib.errors import DataError
-from mtlib.study.parts import ChoosingHalf, Part, System, require_choosing
+from mtlib.study.eval_splits import CHOOSING, REPORTING, ChoosingHalf, Part, System, require_choosing, tasks_of
+from mtlib.study.plots import COLUMN_WIDTH, MARKERS, PALETTE, use_style
+from mtlib.tasks import TASKS
 
 
 def probabilities(frame: pd.DataFrame) -> np.ndarray:
@@ -24,39 +30,33 @@ def reliability(frame: pd.DataFrame, bins: int = 15) -> pd.DataFrame:
     The confidence is the largest class probability, the bins are equally wide and closed on the right. Columns: low,
     high, count, confidence (mean), accuracy (share of right answers); the last two are NaN in an empty bin.
     """
-    table = probabilities(frame)
-    confidence, right = table.max(axis=1), table.argmax(axis=1) == frame["label"].to_numpy()
-    places = np.clip(np.ceil(confidence * bins - 1e-9).astype(int) - 1, 0, bins - 1)
-    count = np.bincount(places, minlength=bins)
-    with np.errstate(invalid="ignore"):
-        mean = np.bincount(places, weights=confidence, minlength=bins) / count
-        share = np.bincount(places, weights=right, minlength=bins) / count
-    edges = np.linspace(0, 1, bins + 1)
-    return pd.DataFrame({"low": edges[:-1], "high": edges[1:], "count": count, "confidence": mean, "accuracy": share})
+    table, edges = probabilities(frame), np.linspace(0, 1, bins + 1)
+    each = pd.DataFrame({"confidence": table.max(axis=1), "accuracy": table.argmax(axis=1) == frame["label"]})
+    places = pd.cut(each["confidence"].clip(upper=1), edges, labels=False)
+    diagram = each.groupby(places).mean().reindex(range(bins))
+    diagram.insert(0, "count", places.value_counts().reindex(range(bins), fill_value=0))
+    return pd.DataFrame({"low": edges[:-1], "high": edges[1:]}).join(diagram)
 
 
 def expected_calibration_error(frame: pd.DataFrame, bins: int = 15) -> float:
     """Mean distance between confidence and accuracy, weighted by the examples of each bin (Guo et al., eq. 3)."""
     diagram = reliability(frame, bins).query("count > 0")
-    gap = (diagram["accuracy"] - diagram["confidence"]).abs()
-    return float((gap * diagram["count"]).sum() / diagram["count"].sum())
+    return float(np.average((diagram["accuracy"] - diagram["confidence"]).abs(), weights=diagram["count"]))
 
 
 def log_loss(frame: pd.DataFrame) -> float:
     """Mean negative log probability of the labels, in nats."""
-    table = np.clip(probabilities(frame), 1e-12, 1)
-    return float(-np.log(table[np.arange(len(frame)), frame["label"].to_numpy(int)]).mean())
+    table = probabilities(frame)
+    return float(metrics.log_loss(frame["label"].astype(int), table, labels=range(table.shape[1])))
 
 
 def scaled(frame: pd.DataFrame, temperature: float) -> pd.DataFrame:
     """The frame with probabilities of logits divided by `temperature`; predictions stay as they are."""
-    logits = np.log(np.clip(probabilities(frame), 1e-12, 1)) / temperature
-    table = np.exp(logits - logits.max(axis=1, keepdims=True))
-    table /= table.sum(axis=1, keepdims=True)
+    table = softmax(np.log(np.clip(probabilities(frame), 1e-12, 1)) / temperature, axis=1)
     return frame.assign(**{f"p{index}": table[:, index] for index in range(table.shape[1])})
 
 
-def fit_temperature(system: System, half: ChoosingHalf, task: str) -> float:
+def fit_temperature(system: System, task: str, half: ChoosingHalf = CHOOSING) -> float:
     """The temperature in [0.05, 20] with the least log loss on the choosing half of dev."""
     frame = require_choosing(half).predictions(system, task)
     found = minimize_scalar(
@@ -65,18 +65,41 @@ def fit_temperature(system: System, half: ChoosingHalf, task: str) -> float:
     return float(np.exp(found.x))
 
 
-def calibration_table(system: System, on: Part, tasks: Sequence[str] = ("sst", "qqp"), bins: int = 15) -> pd.DataFrame:
+def calibration_table(
+    systems: Mapping[str, System], on: Part = REPORTING, tasks: Sequence[str] | None = None, bins: int = 15
+) -> pd.DataFrame:
     """Calibration on `on`, before and after temperature scaling fitted on the choosing half of dev.
 
-    Columns: task, temperature, ece, ece scaled, log loss, log loss scaled.
+    tasks: by default all of a system's that have classes. Columns: system, task, temperature, ece, ece scaled, log
+    loss, log loss scaled.
     """
     rows = []
-    for task in tasks:
-        frame, temperature = on.predictions(system, task), fit_temperature(system, ChoosingHalf(), task)
-        after = scaled(frame, temperature)
-        rows.append(
-            {"task": task, "temperature": temperature, "ece": expected_calibration_error(frame, bins)}
-            | {"ece scaled": expected_calibration_error(after, bins)}
-            | {"log loss": log_loss(frame), "log loss scaled": log_loss(after)}
-        )
+    for name, system in systems.items():
+        for task in tasks or [task for task in tasks_of(system) if TASKS[task].kind != "regression"]:
+            frame, temperature = on.predictions(system, task), fit_temperature(system, task)
+            after = scaled(frame, temperature)
+            row = {"system": name, "task": task, "temperature": temperature}
+            row |= {"ece": expected_calibration_error(frame, bins)}
+            row |= {"ece scaled": expected_calibration_error(after, bins)}
+            rows.append(row | {"log loss": log_loss(frame), "log loss scaled": log_loss(after)})
     return pd.DataFrame(rows)
+
+
+def reliability_plot(frames: Mapping[str, pd.DataFrame], title: str = "", bins: int = 15) -> Figure:
+    """Accuracy by confidence, a line for each of the labelled predictions in `frames`; below, how many have it."""
+    use_style()
+    figure, (upper, lower) = plt.subplots(
+        2, 1, figsize=(COLUMN_WIDTH, 3.4), sharex=True, gridspec_kw={"height_ratios": [3, 1]}
+    )
+    upper.plot([0, 1], [0, 1], color="#777777", linewidth=0.8, linestyle="--")
+    for index, (label, frame) in enumerate(frames.items()):
+        diagram, width = reliability(frame, bins).query("count > 0"), 0.8 / bins / len(frames)
+        name = f"{label}, ECE {expected_calibration_error(frame, bins):.3f}"
+        style = {"color": PALETTE[index % len(PALETTE)], "label": name}
+        upper.plot(diagram["confidence"], diagram["accuracy"], marker=MARKERS[index % len(MARKERS)], **style)
+        middle = (diagram["low"] + diagram["high"]) / 2 + (index - (len(frames) - 1) / 2) * width
+        lower.bar(middle, diagram["count"] / len(frame), width, **style)
+    upper.set(ylabel="accuracy", title=title, ylim=(0, 1.02))
+    upper.legend(loc="upper left")
+    lower.set(xlabel="confidence (largest class probability)", ylabel="share of\nexamples", xlim=(0, 1.02))
+    return figure

@@ -8,7 +8,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from mtlib.data.corpus import Corpus, tokens
-from mtlib.study.figures import PAGE_WIDTH, PALETTE, colour_of, title_of, use_style
+from mtlib.study.eval_splits import in_order
+from mtlib.study.plots import PAGE_WIDTH, PALETTE, colour_of, panels, title_of, use_style
+from mtlib.tasks import TASKS, Task
 
 SCORES = {"majority": "s", "bag_of_words": "D", "ceiling": "^"}
 """Markers of the columns of a difficulty table."""
@@ -17,8 +19,8 @@ SCORES = {"majority": "s", "bag_of_words": "D", "ceiling": "^"}
 def label_balance(corpus: Corpus) -> Figure:
     """Share of each label in each labelled split, one panel a task; similarities are rounded."""
     balance = corpus.balance()
-    figure, axes = _panels(corpus, 2.3)
-    for place, task in zip(axes, corpus.tasks, strict=True):
+    figure, axes = panels(len(corpus.tasks), columns=3, height=2.0)
+    for place, task in zip(axes, _tasks(corpus), strict=True):
         rows = balance[balance["task"] == task.name]
         seaborn.barplot(rows, x="label", y="share", hue="split", palette=PALETTE[: rows["split"].nunique()], ax=place)
         place.set(title=title_of(task.name), xlabel=task.label_column.replace("_", " "), ylabel="")
@@ -32,8 +34,8 @@ def label_balance(corpus: Corpus) -> Figure:
 
 def length_histograms(corpus: Corpus, tokenizer, max_tokens: int, split: str = "train") -> Figure:
     """Tokens of the examples of `split`, one panel a task, with the limit beyond which they are cut."""
-    figure, axes = _panels(corpus, 2.0)
-    for place, task in zip(axes, corpus.tasks, strict=True):
+    figure, axes = panels(len(corpus.tasks), columns=3, height=1.8)
+    for place, task in zip(axes, _tasks(corpus), strict=True):
         counts = tokens(getattr(corpus[task.name], split), tokenizer)
         seaborn.histplot(x=counts, bins=_bins(counts), color=colour_of(task.name), linewidth=0, alpha=0.85, ax=place)
         if counts.max() > 0.7 * max_tokens:
@@ -60,10 +62,8 @@ def difficulty_ladder(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def _panels(corpus: Corpus, height: float) -> tuple[Figure, np.ndarray]:
-    use_style()
-    figure, axes = plt.subplots(1, len(corpus.tasks), figsize=(PAGE_WIDTH, height), squeeze=False)
-    return figure, axes[0]
+def _tasks(corpus: Corpus) -> list[Task]:
+    return [TASKS[name] for name in in_order(corpus)]
 
 
 def _bins(counts: np.ndarray) -> np.ndarray:

@@ -1,26 +1,37 @@
 """Several runs as one: averaged predictions, gated by score, and averaged weights."""
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache as once
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
-from mtlib.config import Pretraining
+import mtlib
 from mtlib.data.batches import TokenizedSplit
 from mtlib.data.corpus import Corpus
-from mtlib.errors import CheckpointError, ConfigurationError, DataError, MissingRunError
+from mtlib.errors import CheckpointError, ConfigurationError, DataError
 from mtlib.model import MultitaskModel, predictions
+from mtlib.study.cache import NO_CACHE, Cache, inference
 from mtlib.study.calibration import probabilities
+from mtlib.study.eval_splits import (
+    CHOOSING,
+    ChoosingHalf,
+    Stored,
+    System,
+    in_order,
+    is_labelled,
+    require_choosing,
+    score_table,
+    tasks_of,
+)
 from mtlib.study.paper import ENSEMBLE_THRESHOLDS
-from mtlib.study.parts import THREE, ChoosingHalf, Stored, System, require_choosing, task_scores
 from mtlib.tasks import TASKS
-from mtlib.training.device import Device
-from mtlib.training.files import storage, write_atomic
-from mtlib.training.runs import Run, RunStore
+from mtlib.training.runs import Run
 
 
 @dataclass(frozen=True)
@@ -33,28 +44,39 @@ class Ensemble:
     members: Mapping[str, Mapping[str, System]]
     notes: Mapping[str, str]
 
+    @property
+    def tasks(self) -> list[str]:
+        """The tasks that have members."""
+        return in_order(self.members)
+
     def predictions(self, split: str, task: str) -> pd.DataFrame:
         """The members' averaged predictions; raises DataError when their ids or labels differ."""
         return average([member.predictions(split, task) for member in self.members[task].values()], task)
 
 
+def of_all(candidates: Mapping[str, System]) -> Ensemble:
+    """The ensemble of every candidate, without a gate, for the tasks that all of them have."""
+    tasks = tasks_of(*candidates.values())
+    return Ensemble({task: candidates for task in tasks}, {task: "every candidate" for task in tasks})
+
+
 def choose(
     candidates: Mapping[str, System],
-    half: ChoosingHalf,
+    half: ChoosingHalf = CHOOSING,
     thresholds: Mapping[str, float] = ENSEMBLE_THRESHOLDS,
-    tasks: Sequence[str] = THREE,
+    tasks: Sequence[str] | None = None,
 ) -> Ensemble:
     """An ensemble whose members reach the task's threshold on the choosing half of dev, task by task.
 
     Where no candidate does, the best one stands alone and the note says so. Raises ConfigurationError when there is no
     candidate, when a task has no threshold, or when `half` is anything but the choosing half.
     """
-    require_choosing(half)
     if not candidates:
         raise ConfigurationError("an ensemble needs at least one candidate, found none")
+    tasks = tasks or tasks_of(*candidates.values())
     if missing := [task for task in tasks if task not in thresholds]:
         raise ConfigurationError(f"no threshold for {missing}: found {dict(thresholds)}")
-    scores = score_table(candidates, half, tasks)
+    scores = score_table(candidates, require_choosing(half), tasks)
     members, notes = {}, {}
     for task in tasks:
         passed = [name for name in candidates if scores.loc[name, task] >= thresholds[task]]
@@ -62,23 +84,25 @@ def choose(
         if passed:
             notes[task] = f"{rule}{len(passed)} of {len(candidates)} candidates pass"
         else:
-            passed = [best(scores, task)]
+            passed = [_highest(scores[task])]
             notes[task] = f"{rule}no candidate passes, {passed[0]} with {scores.loc[passed[0], task]:.3f} is used alone"
         members[task] = {name: candidates[name] for name in passed}
     return Ensemble(members, notes)
 
 
-def score_table(candidates: Mapping[str, System], half: ChoosingHalf, tasks: Sequence[str] = THREE) -> pd.DataFrame:
-    """Scores on the choosing half of dev, one row a candidate, a column a task and one for the mean."""
+def best(candidates: Mapping[str, System], half: ChoosingHalf = CHOOSING, task: str = "mean") -> str:
+    """The first of the candidates with the highest score on the choosing half of dev; of one alone nothing is read.
+
+    Raises ConfigurationError when every score is undefined, or `half` is anything but the choosing half.
+    """
     require_choosing(half)
-    return pd.DataFrame({name: task_scores(system, half, tasks) for name, system in candidates.items()}).T
+    return next(iter(candidates)) if len(candidates) == 1 else _highest(score_table(candidates, half)[task])
 
 
-def best(scores: pd.DataFrame, task: str = "mean") -> str:
-    """The first of the candidates with the highest score; raises ConfigurationError when every score is undefined."""
-    if scores[task].isna().all():
-        raise ConfigurationError(f"{task}: the score of every candidate is undefined")
-    return str(scores[task].idxmax())
+def _highest(scores: pd.Series) -> str:
+    if scores.isna().all():
+        raise ConfigurationError(f"{scores.name}: the score of every candidate is undefined")
+    return str(scores.idxmax())
 
 
 def average(frames: Sequence[pd.DataFrame], task: str) -> pd.DataFrame:
@@ -163,22 +187,44 @@ def predicted(model: MultitaskModel, corpus: Corpus, splits: Sequence[str] = ("d
     return Stored(frames)
 
 
-def ancestry(run: Run) -> list[Run]:
-    """The run, the run it started from, and so on to the first."""
-    line, store = [run], RunStore(run.path.parents[1])
-    while line[-1].experiment.start_from:
-        line.append(store.get(line[-1].experiment.start_from))
+def ancestry(experiment) -> list:
+    """The experiment, what it starts from, and so on to the first: values of Experiment or Pretraining."""
+    line = [experiment]
+    while line[-1].start_from is not None:
+        line.append(line[-1].start_from)
     return line
 
 
 def families(runs: Mapping[str, Run]) -> dict[str, dict[str, Run]]:
-    """Runs by the ancestor they share, a pretraining run's name or the encoder's; an only child is left out."""
-    grouped: dict[str, dict[str, Run]] = {}
+    """Runs by the ancestor they share, a pretraining's name or the encoder's; an only child is left out."""
+    grouped: dict[Any, dict[str, Run]] = {}
     for name, run in runs.items():
-        first = ancestry(run)[-1].experiment
-        ancestor = first.name if isinstance(first, Pretraining) else Path(first.encoder).name
+        first = ancestry(run.experiment)[-1]
+        ancestor = first if isinstance(first, mtlib.Pretraining) else first.encoder
         grouped.setdefault(ancestor, {})[name] = run
-    return {ancestor: children for ancestor, children in grouped.items() if len(children) > 1}
+    shared = {}
+    for ancestor, children in grouped.items():
+        if len(children) > 1:
+            label = Path(ancestor).name if isinstance(ancestor, str) else ancestor.name
+            shared[label if label not in shared else f"{label} ({len(shared) + 1})"] = children
+    return shared
+
+
+def cost(system: System, run_of: Callable[[Any], Run]) -> dict[str, str | float]:
+    """Models that run for one prediction of each task, and seconds of training, those of what they started from too.
+
+    run_of: the finished run of an experiment.
+    """
+    if isinstance(system, Ensemble):
+        members = [list(system.members[task].values()) for task in system.tasks]
+    else:
+        members = [[system]] * len(tasks_of(system))
+    seconds = {}
+    for member in sum(members, []):
+        for run in getattr(member, "members", (member,)):
+            for trained in (run, *map(run_of, ancestry(run.experiment)[1:])):
+                seconds[trained.id] = trained.seconds
+    return {"models": ", ".join(str(len(each)) for each in members), "seconds": sum(seconds.values())}
 
 
 @dataclass(frozen=True)
@@ -188,33 +234,23 @@ class Soup(Stored):
     members: tuple[Run, ...] = ()
 
 
-def soup(
-    runs: Sequence[Run], corpus: Corpus, cache: Path | str = "results/cache/soups", *, compute: bool = True
-) -> Soup:
+def soup(runs: Sequence[Run], corpus: Corpus, cache: Cache = NO_CACHE) -> Soup:
     """Predictions of the runs' averaged weights on dev and, where it is labelled, on test.
 
-    They are kept in the folder `cache` under the members' identities and the corpus. compute: whether they are made
-    where they are not there; without it, that is a MissingRunError.
+    They are kept in `cache` under the members' identities and the corpus.
     """
     runs = sorted(runs, key=lambda run: run.identity)
-    key = hashlib.sha256(" ".join([*(run.identity for run in runs), corpus.fingerprint]).encode()).hexdigest()[:16]
-    experiment = runs[0].experiment
+    experiment, on = runs[0].experiment, [[run.identity for run in runs], corpus.fingerprint]
     splits = ("dev", "test") if is_labelled(corpus, "test", experiment.tasks) else ("dev",)
-    paths = {(split, task): Path(cache) / f"{key}-{split}-{task}.csv" for split in splits for task in experiment.tasks}
-    if not all(path.is_file() for path in paths.values()):
-        if not compute:
-            raise MissingRunError(f"{cache}: no averaged weights of {', '.join(run.id for run in runs)} yet")
-        with Device(experiment.precision).autocast():
-            frames = predicted(average_weights([run.path for run in runs]), corpus, splits).frames
-        with storage("create", Path(cache)):
-            Path(cache).mkdir(parents=True, exist_ok=True)
-        for place, path in paths.items():
-            write_atomic(path, frames[place].to_csv(index=False, lineterminator="\n").encode())
-    stored = {place: pd.read_csv(path, dtype={"id": str}, keep_default_na=False) for place, path in paths.items()}
-    return Soup(stored, tuple(runs))
 
+    @once
+    def computed() -> Mapping[tuple[str, str], pd.DataFrame]:
+        with inference(average_weights([run.path for run in runs]), experiment.precision) as model:
+            return predicted(model, corpus, splits).frames
 
-def is_labelled(corpus: Corpus, split: str, tasks: Sequence[str] = THREE) -> bool:
-    """Whether the corpus has that split of every task, with labels."""
-    frames = [getattr(corpus[task], split) for task in tasks]
-    return all(frame is not None and "label" in frame for frame in frames)
+    def frame(split: str, task: str) -> pd.DataFrame:
+        return computed()[split, task]
+
+    places = [(split, task) for split in splits for task in experiment.tasks]
+    frames = {place: cache.frame("-".join(["soup", *place]), on, partial(frame, *place)) for place in places}
+    return Soup(frames, tuple(runs))

@@ -1,7 +1,7 @@
-"""Which differences are real: seeds, paired bootstrap, McNemar, and a correction for many comparisons."""
+"""Which differences are real: seeds, the paired bootstrap, Holm's correction, equivalence, and all of it in words."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,37 +9,39 @@ from scipy import stats
 
 from mtlib.errors import ConfigurationError, DataError
 from mtlib.randomness import generator
-from mtlib.study.parts import THREE, Part, System, aligned, frame_scores
+from mtlib.study.eval_splits import REPORTING, Part, System, aligned, frame_scores, task_scores, tasks_of
 from mtlib.tasks import TASKS
 
 Systems = Mapping[str, System | Sequence[System]]
-Frames = Mapping[str, pd.DataFrame]
+
+COMPARISON = [
+    *("system", "against", "task", "baseline", "score", "difference", "low", "high", "p", "p_holm", "resolved"),
+]
+"""The columns of `compare`."""
 
 
 def t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
     """Student's t-interval of the mean of independent values; NaN for fewer than two."""
-    values = np.asarray(values, float)
     if len(values) < 2:
         return float("nan"), float("nan")
-    half = stats.t.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-    return float(values.mean() - half), float(values.mean() + half)
+    low, high = stats.t.interval(level, len(values) - 1, loc=np.mean(values), scale=stats.sem(values))
+    return float(low), float(high)
 
 
 def seeds_summary(
-    scores: pd.DataFrame, by: Sequence[str], tasks: Sequence[str] = (*THREE, "mean"), level: float = 0.95
+    systems: Systems, on: Part = REPORTING, tasks: Sequence[str] | None = None, *, level: float = 0.95
 ) -> pd.DataFrame:
-    """Over the seeds of each setting: number, mean, standard deviation (n - 1) and t-interval of every score.
+    """Over the runs of each system, one a seed: columns system, task, seeds, mean, sd (n - 1), low, high (t-interval).
 
-    `scores` has one row a run: the setting columns `by` and the columns `tasks`. One row a setting and task.
+    One row a system and task, the mean of tasks and the evenness being tasks too.
     """
     rows = []
-    for setting, group in scores.groupby(list(by), sort=False):
-        for task in tasks:
-            values = group[task].to_numpy(float)
+    for name, runs in _listed(systems).items():
+        scores = pd.DataFrame([task_scores(run, on, tasks) for run in runs])
+        for task, values in scores.items():
             low, high = t_interval(values, level)
-            sd = float(values.std(ddof=1)) if len(values) > 1 else float("nan")
-            summary = {"task": task, "seeds": len(values), "mean": float(values.mean()), "sd": sd}
-            rows.append(dict(zip(by, setting, strict=True)) | summary | {"low": low, "high": high})
+            row = {"system": name, "task": task, "seeds": len(runs), "mean": values.mean(), "sd": values.std()}
+            rows.append(row | {"low": low, "high": high})
     return pd.DataFrame(rows)
 
 
@@ -98,31 +100,33 @@ def _resampled_pearson(labels: np.ndarray, predictions: np.ndarray, draws: int, 
     return np.concatenate(parts)
 
 
-@dataclass(frozen=True)
-class McNemar:
-    """Examples that only one of two systems gets right, and the p-value of their being equally many."""
+def mean_interval(
+    values: Sequence[float], *, draws: int = 10_000, level: float = 0.95, seed: int = 0
+) -> tuple[float, float, float]:
+    """Mean of values [n], and the percentile interval over resampled examples: mean, low, high."""
+    values = np.sort(np.asarray(values, float))
+    random, drawn = generator(seed, "bootstrap mean", draws), []
+    for weights in _weights(len(values), draws, random):
+        drawn.append(weights @ values / len(values))
+    return float(values.mean()), *percentile_interval(np.concatenate(drawn), values.mean(), level)
 
-    only_first: int
-    only_second: int
-    p: float
+
+def percentile_interval(drawn: np.ndarray, value: float, level: float = 0.95) -> tuple[float, float]:
+    """Percentile interval over the draws [draws] where the statistic is defined; NaN when `value` itself is not."""
+    drawn = drawn[np.isfinite(drawn)]
+    if not np.isfinite(value) or len(drawn) == 0:
+        return float("nan"), float("nan")
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
 
 
-def mcnemar(labels: np.ndarray, first: np.ndarray, second: np.ndarray, *, exact: bool = True) -> McNemar:
-    """McNemar's test of two systems' predictions [n] of the same labels [n].
-
-    Exact: two-sided binomial test of the discordant examples. Otherwise chi-square with one degree of freedom and
-    Edwards' continuity correction, (|b - c| - 1)^2 / (b + c). Without a discordant example p is 1.
-    """
-    labels, first, second = np.asarray(labels), np.asarray(first), np.asarray(second)
-    if not labels.shape == first.shape == second.shape:
-        raise DataError(f"McNemar: expected arrays of one shape, found {labels.shape}, {first.shape}, {second.shape}")
-    b = int(np.sum((first == labels) & (second != labels)))
-    c = int(np.sum((first != labels) & (second == labels)))
-    if b + c == 0:
-        return McNemar(b, c, 1.0)
-    if exact:
-        return McNemar(b, c, float(stats.binomtest(b, b + c).pvalue))
-    return McNemar(b, c, float(stats.chi2.sf(max(abs(b - c) - 1, 0) ** 2 / (b + c), 1)))
+def bootstrap_p(differences: np.ndarray) -> float:
+    """Two-sided p-value of resampled differences [draws]: twice the smaller share beyond zero, with one added draw."""
+    differences = differences[np.isfinite(differences)]
+    if len(differences) == 0:
+        return float("nan")
+    beyond = min(np.sum(differences <= 0), np.sum(differences >= 0))
+    return float(min(1.0, 2 * (beyond + 1) / (len(differences) + 1)))
 
 
 def holm(p: Sequence[float]) -> np.ndarray:
@@ -136,118 +140,86 @@ def holm(p: Sequence[float]) -> np.ndarray:
     return adjusted
 
 
-def bootstrap_p(differences: np.ndarray) -> float:
-    """Two-sided p-value of resampled differences [draws]: twice the smaller share beyond zero, with one added draw."""
-    draws = len(differences)
-    if draws == 0:
-        return float("nan")
-    beyond = min(np.sum(differences <= 0), np.sum(differences >= 0))
-    return float(min(1.0, 2 * (beyond + 1) / (draws + 1)))
-
-
 def intervals(
-    system: System, on: Part, tasks: Sequence[str] = THREE, *, draws: int = 10_000, level: float = 0.95, seed: int = 0
-) -> pd.DataFrame:
-    """Score of each task and of their mean, with bootstrap percentile intervals: columns task, score, low, high, n."""
-    frames = {task: on.predictions(system, task) for task in tasks}
-    drawn = {task: resampled_scores([frame], task, draws, seed)[:, 0] for task, frame in frames.items()}
-    drawn["mean"] = np.mean(list(drawn.values()), axis=0)
-    rows = []
-    for task, score in frame_scores(frames).items():
-        low, high = percentile_interval(drawn[task], score, level)
-        size = len(frames[task]) if task in frames else sum(map(len, frames.values()))
-        rows.append({"task": task, "score": score, "low": low, "high": high, "n": size})
-    return pd.DataFrame(rows)
-
-
-def percentile_interval(drawn: np.ndarray, value: float, level: float = 0.95) -> tuple[float, float]:
-    """Percentile interval over the draws [draws] where the statistic is defined; NaN when `value` itself is not."""
-    drawn = drawn[np.isfinite(drawn)]
-    if not np.isfinite(value) or len(drawn) == 0:
-        return float("nan"), float("nan")
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
-
-
-def compare(
-    systems: Systems,
-    baseline: str,
-    on: Part,
-    tasks: Sequence[str] = THREE,
+    system: System,
+    on: Part = REPORTING,
+    tasks: Sequence[str] | None = None,
     *,
     draws: int = 10_000,
     level: float = 0.95,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Every system against `baseline` on the same examples: one row a system and task, and one for the mean of tasks.
-
-    `systems` maps a name to one system or to the same system's runs under several seeds; then scores are means over
-    the runs, and a draw resamples runs as well as examples, so the interval covers both. Columns: system, task, seeds,
-    baseline, score, difference, low, high (percentile interval at `level`), p (bootstrap), p_holm (Holm over all rows
-    of the table), p_mcnemar (exact; accuracies of single runs), resolved. `resolved` is "yes" where p_holm is below
-    1 - level, "undefined" where a score is. Raises ConfigurationError for an unknown baseline.
-    """
-    if baseline not in systems:
-        raise ConfigurationError(f"baseline {baseline!r}: expected one of {list(systems)}")
-    runs = {name: list(found) if isinstance(found, Sequence) else [found] for name, found in systems.items()}
-    if not all(runs.values()):
-        raise ConfigurationError(f"no runs of {[name for name, found in runs.items() if not found]} to compare")
-    read = {name: [{t: on.predictions(run, t) for t in tasks} for run in found] for name, found in runs.items()}
-    points = {
-        name: pd.DataFrame([frame_scores(frames) for frames in found]).mean(skipna=False)
-        for name, found in read.items()
-    }
-    drawn = _drawn_scores(read, tasks, draws, seed)
+    """Scores with bootstrap percentile intervals: columns task, score, low, high, n; mean and evenness come last."""
+    frames = {task: on.predictions(system, task) for task in tasks or tasks_of(system)}
+    drawn = _drawn([frames], draws, seed)
     rows = []
-    for name in runs:
-        for task in (*tasks, "mean") if name != baseline else ():
-            difference = points[name][task] - points[baseline][task]
-            draw = drawn[name][task] - drawn[baseline][task]
-            low, high = percentile_interval(draw, difference, level)
-            rows.append(
-                {"system": name, "task": task, "seeds": len(runs[name]), "baseline": points[baseline][task]}
-                | {"score": points[name][task], "difference": difference, "low": low, "high": high}
-                | {"p": bootstrap_p(draw[np.isfinite(draw)]) if np.isfinite(difference) else float("nan")}
-                | {"p_mcnemar": _mcnemar_p(read[baseline], read[name], task)}
+    for task, score in frame_scores(frames).items():
+        low, high = percentile_interval(drawn[task][:, 0], score, level)
+        size = len(frames[task]) if task in frames else sum(map(len, frames.values()))
+        rows.append({"task": task, "score": score, "low": low, "high": high, "n": size})
+    return pd.DataFrame(rows)
+
+
+def compare(
+    systems: Systems,
+    pairs: Sequence[tuple[str, str]],
+    on: Part = REPORTING,
+    tasks: Sequence[str] | None = None,
+    *,
+    draws: int = 10_000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """The second system of each pair against its first, on the same examples: a row a task, the mean, the evenness.
+
+    `systems` maps a name to one system or to its runs at several seeds; then scores are means over the runs, and a
+    draw resamples runs as well as examples, so the interval covers both. tasks: by default those that both systems of
+    a pair have; one task alone has no rows of mean and evenness. Columns: system, against (the first), task, baseline
+    (the first's score), score, difference, low, high (percentile interval at `level`), p (paired bootstrap), p_holm
+    (Holm over all rows of the table), resolved: "yes" where p_holm is below 1 - level, "undefined" where a score is.
+    Raises ConfigurationError for a name that is not there, and for one without runs.
+    """
+    listed, rows = _listed(systems), []
+    for first, second in pairs:
+        if unknown := [name for name in (first, second) if name not in listed]:
+            raise ConfigurationError(
+                f"pair {first!r}, {second!r}: found {unknown[0]!r}, expected two of {list(listed)}"
             )
+        names = {"system": second, "against": first}
+        measured = _paired((first, listed[first]), (second, listed[second]), on, tasks, draws, level, seed)
+        rows += [names | row for row in measured]
     return resolve(pd.DataFrame(rows, columns=COMPARISON), level)
 
 
-COMPARISON = [
-    *("system", "task", "seeds", "baseline", "score", "difference", "low", "high", "p", "p_holm", "p_mcnemar"),
-    "resolved",
-]
+def _listed(systems: Systems) -> dict[str, list[System]]:
+    listed = {name: list(runs) if isinstance(runs, Sequence) else [runs] for name, runs in systems.items()}
+    if empty := [name for name, runs in listed.items() if not runs]:
+        raise ConfigurationError(f"no runs of {empty} to compare")
+    return listed
 
 
-def resolve(table: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
-    """The comparison with p_holm, Holm's p-value over all its rows, and by it `resolved`: "yes", "no", "undefined"."""
-    p = holm(table["p"])
-    resolved = np.where(p < 1 - level, "yes", "no")
-    return table.assign(p_holm=p, resolved=np.where(table["difference"].isna(), "undefined", resolved))
+def _paired(first, second, on: Part, tasks, draws: int, level: float, seed: int) -> Iterator[dict[str, Any]]:
+    """The rows of one pair, each of (name, its runs): what was drawn of every run, weighted over a system's runs."""
+    runs = [*first[1], *second[1]]
+    tasks = tasks or tasks_of(*runs)
+    frames = [{task: on.predictions(run, task) for task in tasks} for run in runs]
+    points, drawn = pd.DataFrame([frame_scores(each) for each in frames]), _drawn(frames, draws, seed)
+    size = len(first[1])
+    before, after = (_seed_weights(len(runs), draws, seed, name) for name, runs in (first, second))
+    for task in points if len(tasks) > 1 else tasks:
+        baseline, score = (part[task].mean(skipna=False) for part in (points[:size], points[size:]))
+        change = (drawn[task][:, size:] * after).sum(axis=1) - (drawn[task][:, :size] * before).sum(axis=1)
+        low, high = percentile_interval(change, score - baseline, level)
+        row = {"task": task, "baseline": baseline, "score": score, "difference": score - baseline}
+        p = bootstrap_p(change) if np.isfinite(score - baseline) else float("nan")
+        yield row | {"low": low, "high": high, "p": p}
 
 
-def paired_bootstrap(first: System, second: System, on: Part, tasks: Sequence[str] = THREE, **options) -> pd.DataFrame:
-    """Two systems on the same examples: task, baseline (first), score (second), difference, low, high and p.
-
-    `options` are those of `compare`: draws, level, seed.
-    """
-    table = compare({"first": first, "second": second}, "first", on, tasks, **options)
-    return table[["task", "baseline", "score", "difference", "low", "high", "p"]]
-
-
-def _drawn_scores(runs: Mapping[str, list[Frames]], tasks: Sequence[str], draws: int, seed: int):
-    """name -> task -> scores [draws]. The same examples are drawn for all systems, the same seeds for all tasks."""
-    weights = {name: _seed_weights(len(found), draws, seed, name) for name, found in runs.items()}
-    drawn: dict[str, dict[str, np.ndarray]] = {name: {} for name in runs}
-    for task in tasks:
-        frames = [run[task] for found in runs.values() for run in found]
-        scores = resampled_scores(frames, task, draws, seed)
-        ends = np.cumsum([len(found) for found in runs.values()])
-        for name, part in zip(runs, np.split(scores, ends[:-1], axis=1), strict=True):
-            drawn[name][task] = (part * weights[name]).sum(axis=1)
-    for by_task in drawn.values():
-        by_task["mean"] = np.mean([by_task[task] for task in tasks], axis=0)
-    return drawn
+def _drawn(frames: Sequence[Mapping[str, pd.DataFrame]], draws: int, seed: int) -> dict[str, np.ndarray]:
+    """Scores [draws, runs] of each task, of the mean and of the evenness, from each run's frames by task."""
+    drawn = {task: resampled_scores([each[task] for each in frames], task, draws, seed) for task in frames[0]}
+    every = np.stack(list(drawn.values()))  # [tasks, draws, runs]
+    return drawn | {"mean": every.mean(axis=0), "evenness": 1 - np.ptp(every, axis=0)}
 
 
 def _seed_weights(runs: int, draws: int, seed: int, name: str) -> np.ndarray:
@@ -258,8 +230,38 @@ def _seed_weights(runs: int, draws: int, seed: int, name: str) -> np.ndarray:
     return 1 / runs + np.sqrt(runs / (runs - 1)) * (counts - 1) / runs
 
 
-def _mcnemar_p(first: Sequence[Frames], second: Sequence[Frames], task: str) -> float:
-    if len(first) > 1 or len(second) > 1 or task not in TASKS or TASKS[task].kind == "regression":
-        return float("nan")
-    a, b = aligned([first[0][task], second[0][task]], task)
-    return mcnemar(a["label"].to_numpy(), a["prediction"].to_numpy(), b["prediction"].to_numpy()).p
+def resolve(table: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
+    """The comparison with p_holm, Holm's p-value over all its rows, and by it `resolved`: "yes", "no", "undefined".
+
+    For a selection of rows: the correction is then over those alone.
+    """
+    p = holm(table["p"])
+    resolved = np.where(p < 1 - level, "yes", "no")
+    return table.assign(p_holm=p, resolved=np.where(table["difference"].isna(), "undefined", resolved))
+
+
+def equivalence(table: pd.DataFrame, margin: float = 0.005) -> pd.Series:
+    """What each row of a comparison allows to say: "equivalent", "helps", "hurts", "undecided" or "undefined".
+
+    "equivalent": the interval lies within +-margin, two one-sided tests at half of 1 - level each (.025 for 95 %), not
+    corrected for many; even a resolved difference is then too small to matter. "helps", "hurts": resolved and not so.
+    """
+    inside = (table["low"] > -margin) & (table["high"] < margin)
+    sign = np.where(table["difference"] > 0, "helps", "hurts")
+    words = np.where(inside, "equivalent", np.where(table["resolved"] == "yes", sign, "undecided"))
+    return pd.Series(np.where(table["difference"].isna(), "undefined", words), table.index, name="verdict")
+
+
+def verdict(row: Mapping[str, Any]) -> str:
+    """One row of a comparison in words: better, worse, not resolved (with difference and interval), or undefined."""
+    if row["resolved"] == "undefined":
+        return "undefined, for a score is"
+    size = f"{row['difference']:+.3f}, interval {row['low']:+.3f} to {row['high']:+.3f}"
+    word = ("better" if row["difference"] > 0 else "worse") if row["resolved"] == "yes" else "not resolved"
+    return f"{word} ({size})"
+
+
+def verdicts(comparison: pd.DataFrame, task: str = "mean") -> list[str]:
+    """A sentence for each row of that task: "annealed against round robin, mean: better (...)"."""
+    rows = comparison[comparison["task"] == task].to_dict("records")
+    return [f"{row['system']} against {row['against']}, {task}: {verdict(row)}" for row in rows]

@@ -1,6 +1,7 @@
-"""Tables: ours beside the published ones, written as CSV, Markdown and LaTeX."""
+"""Tables: ours beside the published ones, shown in notebooks, written as CSV, Markdown and LaTeX."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,40 +12,48 @@ from mtlib.errors import ConfigurationError
 from mtlib.study import paper
 from mtlib.training.files import storage, write_atomic
 
+SETTINGS = ("learning_rate", "weight", "decay", "radius", "temperature")
+"""Columns whose numbers are shown as they were set, not with a score's decimals."""
 
-def beside_paper(ours: pd.DataFrame, number: int, *, keep_unrun: bool = True) -> pd.DataFrame:
-    """Our scores beside published table `number`: for each score the columns `x`, `x paper` and `x difference`.
 
-    `ours` has the table's setting columns (`paper.settings(number)`), any of the columns qqp, sst, sts and mean, and
-    any others (they are kept, at the end). Rows are matched by the settings' values, numbers as numbers. Published
-    rows that were not run come with empty scores of ours unless `keep_unrun` is False; runs that the paper does not
-    have come last. Raises ConfigurationError when a setting column is missing, or a setting occurs twice.
+def beside_paper(scores: pd.DataFrame, number: int, *, short: bool = False) -> pd.DataFrame:
+    """Our scores beside published table `number`, matched by the rows' names: the paper's rows in its order, then ours.
+
+    scores: a row a run, under the label that the paper's row has (`paper.table`) or any other: a control, whose cells
+    of the paper are empty. Published rows that are not among them are left out. Columns: of qqp, sst, sts and mean
+    `x`, `x paper` and `x difference`; evenness; `trained` and `trained paper`, where scores have the first; then what
+    else scores have. short: without the differences of tasks and what else there is, as fits on a screen.
+    Raises ConfigurationError when a name occurs twice.
     """
-    published, keys = paper.table(number), paper.settings(number)
-    missing = [key for key in keys if key not in ours.columns]
-    if missing:
-        raise ConfigurationError(f"table {number}: expected the columns {keys}, found {list(ours.columns)}")
-    theirs = {_key(row, keys): row for row in published.to_dict("records")}
-    mine: dict[tuple, dict] = {}
-    for row in ours.to_dict("records"):
-        if _key(row, keys) in mine:
-            raise ConfigurationError(f"table {number}: the setting {_key(row, keys)} occurs twice")
-        mine[_key(row, keys)] = row
-    order = [key for key in theirs if keep_unrun or key in mine] + [key for key in mine if key not in theirs]
-    extras = [column for column in ours.columns if column not in keys + paper.METRICS]
-    rows = []
-    for key in order:
-        left, right = mine.get(key, {}), theirs.get(key, {})
-        row = {name: {**right, **left}[name] for name in keys}
-        for metric in paper.METRICS:
-            value, printed = left.get(metric, np.nan), right.get(metric, np.nan)
-            row |= {metric: value, f"{metric} paper": printed, f"{metric} difference": round(value - printed, 10)}
-        rows.append(row | {name: left.get(name, "") for name in extras})
-    return pd.DataFrame(rows)
+    if not scores.index.is_unique:
+        raise ConfigurationError(f"table {number}: the row {scores.index[scores.index.duplicated()][0]!r} occurs twice")
+    published = paper.table(number)
+    known = [label for label in published.index if label in scores.index]
+    ours = scores.loc[known + [label for label in scores.index if label not in published.index]]
+    theirs, columns = published.reindex(ours.index), {}
+    for metric in paper.METRICS:
+        columns[metric] = ours[metric] if metric in ours else np.nan
+        columns[f"{metric} paper"] = theirs[metric]
+        if metric == "mean" or not short:
+            columns[f"{metric} difference"] = (columns[metric] - theirs[metric]).round(10)
+    if "evenness" in ours:
+        columns["evenness"] = ours["evenness"]
+    if "trained" in ours:
+        columns["trained"] = ours["trained"]
+        rows = {label: paper.settings(number, label) for label in known}
+        columns["trained paper"] = pd.Series({label: trained(**row) if row else "" for label, row in rows.items()})
+    table = pd.DataFrame(columns, ours.index).rename_axis(published.index.name)
+    if "trained paper" in table:
+        table["trained paper"] = table["trained paper"].fillna("")
+    return table if short else table.join(ours.drop(columns=table.columns, errors="ignore"))
 
 
-def _key(row: dict, keys: list[str]) -> tuple:
-    return tuple(float(row[k]) if isinstance(row[k], (int, float, np.number)) else str(row[k]) for k in keys)
+def trained(*, epochs: int, steps_per_epoch: int, batch_size: int, learning_rate: float, **_) -> str:
+    """Epochs x steps x batch size, and the learning rate, such as "10 x 2000 x 16, 1e-05"; other settings are ignored.
+
+    Of an experiment: `trained(**dict(experiment))`. Of a published row: `trained(**paper.settings(2, "λ = 15"))`.
+    """
+    return f"{epochs} x {steps_per_epoch} x {batch_size}, {learning_rate:g}"
 
 
 def write_table(
@@ -52,10 +61,11 @@ def write_table(
 ) -> list[Path]:
     """Write `<folder>/<name>.csv` (full precision), `.md` and `.tex` (scores with `digits` decimals); the paths.
 
-    `caption` heads the Markdown and LaTeX forms. Raises StorageError when the folder cannot be written.
+    Names of rows become the first column; numbers of rows are left out. `caption` heads the Markdown and LaTeX forms.
+    Raises StorageError when the folder cannot be written.
     """
-    folder = Path(folder)
-    shown = pretty(table, digits).reset_index(drop=True)
+    folder, table = Path(folder), _flat(table)
+    shown = pretty(table, digits=digits).reset_index(drop=True)
     texts = {
         "csv": _csv(table),
         "md": (f"**{caption}**\n\n" if caption else "") + shown.to_markdown(index=False, disable_numparse=True) + "\n",
@@ -72,37 +82,51 @@ def write_table(
     return paths
 
 
-def pretty(table: pd.DataFrame, digits: int = 3) -> pd.DataFrame:
+def pretty(table: pd.DataFrame, columns: Sequence[str] | None = None, *, digits: int = 3) -> pd.DataFrame:
     """The table as text: scores with `digits` decimals (what would round to 0 as 1.6e-06), nothing for NaN.
 
-    Differences have a sign, settings are short, rows are not numbered.
+    columns: those shown, of those that are there. Differences have a sign, settings are short, rows are not numbered;
+    names of rows stay. What a notebook shows of it is escaped by pandas.
     """
-    cells = {name: [_cell(value, str(name), digits) for value in table[name]] for name in table.columns}
-    return pd.DataFrame(cells, index=[""] * len(table))
+    named = not isinstance(table.index, pd.RangeIndex)
+    shown = table[[name for name in columns if name in table] if columns else list(table.columns)]
+    cells = {name: [_cell(value, str(name), digits) for value in shown[name]] for name in shown.columns}
+    return pd.DataFrame(cells, index=table.index if named else [""] * len(table))
 
 
 def readable(table: pd.DataFrame) -> Styler:
-    """A table with sentences to be shown in a notebook: they stand on the left, rows are not numbered."""
+    """A table with sentences to be shown in a notebook: they stand on the left, rows are not numbered.
+
+    Whatever a sentence holds, it is text and no HTML.
+    """
     words = [name for name in table.columns if not pd.api.types.is_numeric_dtype(table[name])]
     heads = [{"selector": f"th.col{table.columns.get_loc(name)}", "props": "text-align: left"} for name in words]
-    shown = table.style.hide(axis="index").format(precision=2)
+    shown = table.style.set_uuid("readable").hide(axis="index").format(precision=2, escape="html")
+    shown = shown.format_index(escape="html", axis=1)
     return shown.set_properties(subset=words, **{"text-align": "left"}).set_table_styles(heads)
+
+
+def _flat(table: pd.DataFrame) -> pd.DataFrame:
+    return table if isinstance(table.index, pd.RangeIndex) else table.reset_index(names=table.index.name or "row")
 
 
 def _cell(value, name: str, digits: int) -> str:
     if isinstance(value, (bool, np.bool_)):
         return "yes" if value else "no"
     if isinstance(value, (float, np.floating)):
+        last = name.split(" ")[-1]
         if np.isnan(value):
             return ""
-        if name.split(" ")[-1] == "difference":
+        if last == "difference":
             return f"{value:+.{digits}f}"
-        is_setting = float(value).is_integer() and abs(value) > 1 or name in ("learning_rate", "mu", "beta", "weight")
-        is_bound = name.split(" ")[-1] in ("low", "high")
-        if not (is_setting or is_bound) and 0 < abs(value) < 0.5 * 10**-digits:
+        if name in SETTINGS or float(value).is_integer() and abs(value) > 1:
+            return f"{value:g}"
+        if last == "seconds":
+            return f"{value:.0f}"
+        if last not in ("low", "high") and 0 < abs(value) < 0.5 * 10**-digits:
             return f"{value:.1e}"
-        return f"{value:g}" if is_setting else f"{value:.{digits}f}"
-    return "" if value is None else str(value)
+        return f"{value:.{digits}f}"
+    return "" if value is None or value is pd.NA else str(value)
 
 
 def _alignment(table: pd.DataFrame) -> str:

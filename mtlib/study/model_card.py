@@ -1,5 +1,6 @@
 """Model cards: the README.md beside a finished run's weights, with the metadata that the Hugging Face Hub reads."""
 
+import json
 import math
 from pathlib import Path
 
@@ -7,23 +8,29 @@ import pandas as pd
 from huggingface_hub import EvalResult, ModelCardData
 from safetensors import safe_open
 
-from mtlib.config import Pretraining
+import mtlib
 from mtlib.encoders import BERT_BASE
-from mtlib.study.parts import Dev, ReportingHalf, Test
+from mtlib.errors import CheckpointError
+from mtlib.study.ensembles import ancestry
+from mtlib.study.eval_splits import Dev, ReportingHalf, Test, in_order
 from mtlib.study.statistics import intervals
 from mtlib.study.tables import pretty
-from mtlib.tasks import TASKS
+from mtlib.tasks import TASKS, Task, register
 from mtlib.training.files import write_atomic
 from mtlib.training.runs import Run
 
-BASES = {"minilm": "sentence-transformers/all-MiniLM-L6-v2", BERT_BASE: BERT_BASE}
+BASES = {
+    "minilm": "sentence-transformers/all-MiniLM-L6-v2",
+    "mpnet": "sentence-transformers/all-mpnet-base-v2",
+    BERT_BASE: BERT_BASE,
+}
 """Encoders whose Hub id and licence (Apache 2.0) are known, by the name an experiment gives them."""
 
 PARTS = {"dev": Dev(), "reporting half of dev": ReportingHalf(), "test": Test()}
 
 QUORA = (
-    "The encoder, all-MiniLM-L6-v2, was trained on Quora duplicate questions among others, so a QQP score on Quora's "
-    "questions is not that of an encoder that has never seen them."
+    "The encoder was trained on Quora duplicate questions among others, so a QQP score on Quora's questions is not "
+    "that of an encoder that has never seen them."
 )
 
 CITATION = """```bibtex
@@ -53,26 +60,47 @@ def ensure_card(run: Run) -> None:
 
 def write_card(run: Run) -> Path:
     """Write, or replace, the finished run's model card; raises CheckpointError for a damaged run, StorageError."""
-    scores = pd.DataFrame() if isinstance(run.experiment, Pretraining) else part_scores(run)
+    _know_tasks(run)
+    scores = pd.DataFrame() if isinstance(run.experiment, mtlib.Pretraining) else part_scores(run)
     parts = [f"# {run.id}", *_about(run), *_scores(run, scores), *_cost(run), *_limits(run), "## Citation", CITATION]
     body = "\n\n".join(parts)
     write_atomic(card_path(run), f"---\n{metadata(run, scores).to_yaml()}\n---\n\n{body}\n".encode())
     return card_path(run)
 
 
+def _know_tasks(run: Run) -> None:
+    """Register the tasks of the stored model that this process has not heard of."""
+    path = run.path / "model" / "multitask.json"
+    try:
+        stored = json.loads(path.read_bytes())["tasks"]
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path}: expected the JSON of a stored model ({error})") from error
+    for task in stored:
+        if task["name"] not in TASKS:
+            register(Task(**{**task, "columns": tuple(task["columns"])}))
+
+
 def part_scores(run: Run) -> pd.DataFrame:
-    """Scores with 95 % bootstrap intervals: columns part, task, score, low, high, n. Unlabelled test has no rows."""
-    tasks = run.experiment.tasks
-    labelled = all("label" in run.predictions("test", task) for task in tasks)
+    """Scores with 95 % bootstrap intervals: columns part, task, score, low, high, n.
+
+    Test has rows where the run has test predictions of every task, and they are labelled.
+    """
+    tasks = in_order(run.experiment.tasks)
+    tested = all((run.path / "predictions" / f"test-{task}.csv").is_file() for task in tasks)
+    labelled = tested and all("label" in run.predictions("test", task) for task in tasks)
     parts = {name: part for name, part in PARTS.items() if name != "test" or labelled}
-    return pd.concat(
-        [intervals(run, part, tasks).assign(part=name) for name, part in parts.items()], ignore_index=True
-    )[["part", "task", "score", "low", "high", "n"]]
+    rows = [intervals(run, part, tasks).assign(part=name) for name, part in parts.items()]
+    return pd.concat(rows, ignore_index=True)[["part", "task", "score", "low", "high", "n"]]
+
+
+def encoder_of(run: Run) -> str:
+    """The encoder that the first of the run's ancestors began with."""
+    return ancestry(run.experiment)[-1].encoder
 
 
 def metadata(run: Run, scores: pd.DataFrame) -> ModelCardData:
     """The card's YAML header; an undefined score is left out of it."""
-    names, base = run.experiment.task_names, BASES.get(run.experiment.encoder)
+    names, base = _tasks(run), BASES.get(encoder_of(run))
     results = [
         _result(run, row)
         for row in scores.to_dict("records")
@@ -105,27 +133,37 @@ def _result(run: Run, row: dict) -> EvalResult:
     )
 
 
+def _tasks(run: Run) -> list[str]:
+    e = run.experiment
+    return [e.task] if isinstance(e, mtlib.Pretraining) else in_order(e.tasks)
+
+
 def _title(task: str) -> str:
     return TASKS[task].title or task
 
 
 def _about(run: Run) -> list[str]:
     e, corpus = run.experiment, run.corpus
-    titles = ", ".join(map(_title, e.task_names))
-    if isinstance(e, Pretraining):
+    titles = ", ".join(map(_title, _tasks(run)))
+    if isinstance(e, mtlib.Pretraining):
         what = f"An encoder after multiple negatives ranking on {titles}. Its heads are untrained: it is a start."
         use = "model.embed(texts)  # [texts, hidden]"
     else:
         what = f"One encoder with a linear head for each of: {titles}."
-        use = "\n".join(f'model.predict("{name}", {_example(name)})' for name in e.tasks)
+        use = "\n".join(f'model.predict("{name}", {_example(name)})' for name in _tasks(run))
     code = (
         f'```python\nimport mtlib\n\nmodel = mtlib.MultitaskModel.from_pretrained("model")  # this folder\n{use}\n```'
     )
     data = f"Trained on {corpus['title']}, SHA-256 of its content `{corpus['fingerprint']}`."
-    settings = e.model_dump(mode="json", exclude={"name", "tasks", "task"})
-    settings["encoder"] = Path(e.encoder).name if Path(e.encoder).is_absolute() else e.encoder
+    settings = e.model_dump(mode="json", exclude={"name", "tasks", "task", "start_from"})
+    settings["encoder"] = _named(encoder_of(run))
+    settings["start_from"] = " < ".join(start.name for start in ancestry(e)[1:]) or "the encoder"
     rows = pd.DataFrame([(key, _shown(value)) for key, value in settings.items()], columns=["setting", "value"])
     return [what, data, code, "## Settings", rows.to_markdown(index=False, disable_numparse=True)]
+
+
+def _named(encoder: str) -> str:
+    return Path(encoder).name if Path(encoder).is_absolute() else encoder
 
 
 def _shown(value) -> str:
@@ -160,11 +198,12 @@ def _cost(run: Run) -> list[str]:
     where, e = run.read("environment.json"), run.experiment
     examples = int(run.history["examples"].sum())
     device = where["device_name"] or where["device"]
+    started = f" What it started from, `{e.start_from.name}`, cost extra." if e.start_from else ""
     return [
         "## Cost",
-        f"{parameters(run) / 1e6:.1f} million parameters. {e.epochs} epochs x {e.steps} steps x {e.batch_size} "
-        f"({examples} examples) took {run.seconds:.0f} s with evaluation on {device}, {where['threads']} threads, "
-        f"{where['precision']}." + (f" What it started from, `{e.start_from}`, cost extra." if e.start_from else ""),
+        f"{parameters(run) / 1e6:.1f} million parameters. {e.epochs} epochs x {e.steps_per_epoch} steps x "
+        f"{e.batch_size} ({examples} examples) took {run.seconds:.0f} s with evaluation on {device}, "
+        f"{where['threads']} threads, {where['precision']}.{started}",
     ]
 
 
@@ -178,14 +217,14 @@ def parameters(run: Run) -> int:
 
 
 def _limits(run: Run) -> list[str]:
-    e = run.experiment
+    e, encoder = run.experiment, encoder_of(run)
     limits = ["English sentences of the kinds above; it was tested on nothing else, and may repeat its texts' biases."]
     limits.append(f"Inputs beyond {e.max_tokens} tokens are cut.")
     limits.append("One seed: another one gives other scores, by about as much as the intervals say or more.")
     if run.corpus["name"] == "sample":
         limits.append("The corpus is generated. Its scores say nothing about real text.")
-    if e.encoder == "minilm" and "qqp" in e.task_names:
+    if encoder in ("minilm", "mpnet") and "qqp" in _tasks(run):
         limits.append(QUORA)
-    if e.encoder == "tiny":
+    if encoder == "tiny":
         limits.append("The encoder is small and began at random: for tests alone.")
     return ["## Limits", "\n".join(f"- {limit}" for limit in limits)]

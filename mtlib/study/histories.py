@@ -1,0 +1,208 @@
+"""What a run's history tells: where its steps went, its losses, what its penalties logged, student and teacher."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from mtlib.errors import ConfigurationError
+from mtlib.objectives.bregman import Bregman
+from mtlib.samplers import Sampler
+from mtlib.study.eval_splits import Stored, in_order
+from mtlib.study.plots import (
+    COLUMN_WIDTH,
+    MARKERS,
+    PALETTE,
+    by_epoch,
+    colour_of,
+    history_of,
+    panels,
+    score_label,
+    styles,
+    title_of,
+    use_style,
+)
+from mtlib.training.runs import Run
+from mtlib.training.schedule import halving
+
+
+def probabilities(sampler: Sampler, sizes: Mapping[str, int], epochs: int) -> pd.DataFrame:
+    """Probability of each task in each epoch, columns epoch, task, probability. `sizes`: task -> training examples."""
+    rows = []
+    for epoch in range(1, epochs + 1):
+        shares = sampler.probabilities(list(sizes.values()), epoch, epochs)
+        rows += [{"epoch": epoch, "task": t, "probability": float(p)} for t, p in zip(sizes, shares, strict=True)]
+    return pd.DataFrame(rows)
+
+
+def draws(run: Run, sizes: Mapping[str, int]) -> pd.DataFrame:
+    """`probabilities` of the run's sampler, with the batches it drew of each task and their share of the epoch."""
+    experiment, history = run.experiment, run.history.set_index("epoch")
+    sizes = {task: sizes[task] for task in experiment.tasks}
+    table = probabilities(experiment.sampler, sizes, experiment.epochs)
+    batches = [int(history.loc[row.epoch, f"draws_{row.task}"]) for row in table.itertuples()]
+    return table.assign(batches=batches, share=pd.Series(batches) / experiment.steps_per_epoch)
+
+
+def drawn(runs: Mapping[str, Run], sizes: Mapping[str, int]) -> pd.DataFrame:
+    """One row a run and task: batches drawn and expected, and passes over the task's training examples."""
+    rows = []
+    for name, run in runs.items():
+        steps, batch, table = run.experiment.steps_per_epoch, run.experiment.batch_size, draws(run, sizes)
+        by_task = table.groupby("task")[["batches", "probability"]].sum()
+        for task in in_order(run.experiment.tasks):
+            batches, probability = int(by_task.loc[task, "batches"]), by_task.loc[task, "probability"]
+            counts = {"batches": batches, "expected": float(steps * probability)}
+            rows.append({"run": name, "task": task} | counts | {"passes": batches * batch / sizes[task]})
+    return pd.DataFrame(rows)
+
+
+def sampling_plot(tables: Mapping[str, pd.DataFrame]) -> Figure:
+    """Probability of each task by epoch (lines) and its share of the drawn batches (hollow markers), a panel a table.
+
+    `tables` maps a panel's title to a table of `probabilities` or `draws`.
+    """
+    figure, places = panels(len(tables), columns=max(3, len(tables)), height=2.0, sharey=True)
+    for axes, (title, table) in zip(places, tables.items(), strict=True):
+        for index, task in enumerate(in_order(table["task"].unique())):
+            rows, colour = table[table["task"] == task], colour_of(task)
+            axes.plot(rows["epoch"], rows["probability"], color=colour, label=title_of(task))
+            if "share" in rows:
+                style = {"color": colour, "markerfacecolor": "white", "linestyle": "", "clip_on": False, "zorder": 3}
+                axes.plot(rows["epoch"], rows["share"], marker=MARKERS[index % len(MARKERS)], **style)
+        axes.set(title=title, ylim=(0, 1))
+        by_epoch(axes)
+    places[0].set_ylabel("share of the steps")
+    handles, labels = places[0].get_legend_handles_labels()
+    if any("share" in table for table in tables.values()):
+        handles.append(Line2D([], [], color="#555555", marker="o", markerfacecolor="white", linestyle=""))
+        labels.append("drawn")
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+    return figure
+
+
+def losses(run: Run) -> pd.DataFrame:
+    """One row an epoch: epoch, total, fixed mix, a column a task, weighted penalty, learning rate.
+
+    total: mean training loss of the epoch's steps, penalties included. It moves with the tasks' own losses and also
+    with how often each is drawn; "fixed mix" is the same mean with every epoch's draws in the whole run's proportions
+    (NaN for an epoch that did not draw one of the tasks).
+    """
+    history, tasks = run.history, in_order(run.experiment.tasks)
+    each = history[[f"train_loss_{task}" for task in tasks]].set_axis(tasks, axis=1)
+    counts = history[[f"draws_{task}" for task in tasks]].set_axis(tasks, axis=1)
+    shares, overall = counts.div(counts.sum(axis=1), axis=0), counts.sum() / counts.to_numpy().sum()
+    penalty = history["train_loss"] - (shares * each.fillna(0)).sum(axis=1)
+    fixed = (each * overall).sum(axis=1, skipna=False) + penalty
+    table = pd.DataFrame({"epoch": history["epoch"], "total": history["train_loss"], "fixed mix": fixed})
+    return table.join(each).assign(penalty=penalty, learning_rate=history["learning_rate"])
+
+
+def rises(run: Run) -> dict[str, float]:
+    """How often the total loss rose from one epoch to the next, in what streak, and what halving makes of it.
+
+    epochs, rises, longest (consecutive rises), rises at fixed mix (NaN where an epoch did not draw every task),
+    halvings (that the schedule "halve" makes of these losses), most (that so few epochs could have).
+    """
+    table = losses(run)
+    up, fixed = table["total"].diff() > 0, table["fixed mix"]
+    streaks = up.groupby((~up).cumsum()).sum()
+    counts = {"epochs": len(table), "rises": int(up.sum()), "longest": int(streaks.max())}
+    counts["rises at fixed mix"] = np.nan if fixed.isna().any() else int((fixed.diff() > 0).sum())
+    halvings = round(-np.log2(halving(table["total"].tolist())))
+    return counts | {"halvings": halvings, "most": max(0, len(table) - 1) // 3}
+
+
+def loss_plot(runs: Mapping[str, Run]) -> Figure:
+    """Training loss by epoch of several runs: total, total at a fixed mix of tasks, each task's own, penalty."""
+    tables = {name: losses(run) for name, run in runs.items()}
+    titles = {"total": "Total, as drawn", "fixed mix": "Total at a fixed mix of tasks"}
+    titles |= {task: title_of(task) for task in in_order(next(iter(runs.values())).experiment.tasks)}
+    titles |= {"penalty": "Weighted penalty"}
+    figure, places = panels(len(titles), columns=3, height=1.8)
+    for axes, (column, title) in zip(places, titles.items(), strict=True):
+        for name, style in styles(tables).items():
+            axes.plot(tables[name]["epoch"], tables[name][column], label=name, **style)
+        axes.set_title(title)
+        axes.ticklabel_format(axis="y", useOffset=False)
+        by_epoch(axes)
+    for axes in places[::3]:
+        axes.set_ylabel("training loss")
+    figure.legend(*places[0].get_legend_handles_labels(), loc="outside upper center", ncols=min(4, len(runs)))
+    return figure
+
+
+def smart_log(run: Run) -> dict[str, float]:
+    """What the run's SMART logged: mean |d|_inf / mean|x|, mean penalty in the first and last epoch, skipped steps.
+
+    A run without such a penalty, or with one of weight 0, has none of them.
+    """
+    history = run.history
+    if "smart/penalty" not in history:
+        return {"radius": np.nan, "first penalty": np.nan, "last penalty": np.nan, "skipped": 0}
+    first, last = history["smart/penalty"].iloc[[0, -1]]
+    numbers = {"radius": history["smart/radius"].mean(), "first penalty": first, "last penalty": last}
+    return numbers | {"skipped": round(float((history["smart/skipped"] * run.experiment.steps_per_epoch).sum()))}
+
+
+def start_share(run: Run) -> float:
+    """What the starting weights still are of the teacher after the last step: the product of every update's decay.
+
+    Raises ConfigurationError for a run without a Bregman penalty.
+    """
+    penalty = next((p for p in run.experiment.penalties if isinstance(p, Bregman) and p.weight), None)
+    if penalty is None:
+        raise ConfigurationError(f"expected a run with a Bregman penalty, found {run.experiment.penalties or 'none'}")
+    updates = run.experiment.epochs * run.experiment.steps_per_epoch
+    early = updates if penalty.late_decay is None else math.ceil(penalty.switch_at * updates)
+    return penalty.decay**early * (penalty.late_decay or 1.0) ** (updates - early)
+
+
+def student_and_teacher(run: Run) -> dict[str, Stored]:
+    """Both models after the last epoch as systems with dev predictions: neither was chosen by anything."""
+    systems = {}
+    for name, split in {"student": "last", "teacher": "teacher"}.items():
+        systems[name] = Stored({("dev", task): run.predictions(split, task) for task in run.experiment.tasks})
+    return systems
+
+
+def teacher_plot(runs: Mapping[str, Run], score: str = "mean") -> Figure:
+    """Dev score by epoch of student (solid) and teacher (dashed), a panel a run."""
+    figure, places = panels(len(runs), columns=4, height=2.0, sharey=True)
+    for axes, (name, run) in zip(places, runs.items(), strict=True):
+        history = run.history
+        for who, column in {"student": score, "teacher": f"teacher_{score}"}.items():
+            style = {"color": PALETTE[0], "marker": "o"}
+            style |= {"color": PALETTE[1], "marker": "s", "linestyle": "--"} if who == "teacher" else {}
+            axes.plot(history["epoch"], history[column], label=who, **style)
+        axes.set_title(name)
+        by_epoch(axes)
+    places[0].set_ylabel("mean dev score" if score == "mean" else f"{title_of(score)}, dev {score_label(score)}")
+    figure.legend(*places[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    return figure
+
+
+def ranking_plot(run: Run, chance: float, start: float | None = None) -> Figure:
+    """Ranking loss by epoch of a pretraining (or its history), train and dev, with the chance level.
+
+    start: the dev loss before training.
+    """
+    use_style()
+    history = history_of(run)
+    figure, axes = plt.subplots(figsize=(COLUMN_WIDTH, 2.5))
+    epochs: Sequence[float] = history["epoch"].tolist()
+    dev = history["dev_loss"].tolist()
+    if start is not None:
+        epochs, dev = [0, *epochs], [start, *dev]
+    axes.axhline(chance, color="#777777", linewidth=0.8, linestyle="--", label=f"chance, {chance:.2f}")
+    middles, train = history["epoch"] - 0.5, history["train_loss"]
+    axes.plot(middles, train, color=PALETTE[0], marker="o", label="train, mean of the epoch")
+    axes.plot(epochs, dev, color=PALETTE[1], marker="s", label="dev, end of the epoch")
+    axes.set(ylabel="ranking loss (nats)", ylim=(0, 1.1 * np.nanmax([chance, train.max(), *dev])))
+    by_epoch(axes)
+    figure.legend(loc="outside upper center", ncols=2)
+    return figure

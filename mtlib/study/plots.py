@@ -1,0 +1,249 @@
+"""The one figure style, `save` (vector PDF and PNG, the same bytes every time), and plots of scores and comparisons."""
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle
+from pathlib import Path
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator
+from scipy.optimize import isotonic_regression
+
+from mtlib.study.eval_splits import in_order
+from mtlib.tasks import TASKS
+from mtlib.training.files import storage, write_atomic
+
+COLUMN_WIDTH, PAGE_WIDTH = 3.35, 6.9
+"""Width in inches of a figure in one column, and across the page."""
+
+PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000"]
+"""Okabe and Ito's colours, told apart with every common colour vision; its yellow is left out, it fades in print."""
+
+TASK_COLOURS = {"sst": "#D55E00", "qqp": "#0072B2", "sts": "#009E73", "mean": "#000000", "evenness": "#CC79A7"}
+MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
+SEQUENTIAL = "cividis"
+
+_STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "figure.figsize": (COLUMN_WIDTH, 2.4),
+    "figure.dpi": 120,
+    "figure.constrained_layout.use": True,
+    "savefig.dpi": 300,
+    "savefig.facecolor": "white",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.prop_cycle": matplotlib.cycler(color=PALETTE),
+    "grid.color": "#E4E4E4",
+    "grid.linewidth": 0.5,
+    "lines.linewidth": 1.3,
+    "lines.markersize": 3.2,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "pdf.fonttype": 42,
+    "ps.fonttype": 42,
+    "svg.hashsalt": "mtlib",
+}
+
+
+def use_style() -> None:
+    """Set matplotlib to the house style: small sans-serif type, print widths, a colour-blind-safe palette."""
+    matplotlib.rcParams.update(_STYLE)
+
+
+def save(figure: Figure, name: str, folder: str | Path = "figures") -> list[Path]:
+    """Write `<folder>/<name>.pdf` and `.png` and return both paths; no date or version goes into the files.
+
+    The figure is closed afterwards. Raises StorageError when the folder cannot be written.
+    """
+    folder = Path(folder)
+    paths = [folder / f"{name}.pdf", folder / f"{name}.png"]
+    metadata = [{"CreationDate": None, "Producer": None, "Creator": None}, {"Software": None}]
+    with storage("create", folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    for path, fields in zip(paths, metadata, strict=True):
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=path.suffix[1:], metadata=fields)
+        write_atomic(path, buffer.getvalue())
+    plt.close(figure)
+    return paths
+
+
+def title_of(task: str) -> str:
+    """What figures call a task: its title, "Mean" for the mean over tasks."""
+    return TASKS[task].title or task if task in TASKS else task.capitalize()
+
+
+def score_label(task: str) -> str:
+    """Axis label of a task's score."""
+    if task in TASKS:
+        return "(r + 1) / 2" if TASKS[task].kind == "regression" else "accuracy"
+    return "score"
+
+
+def colour_of(task: str) -> str:
+    """The task's own colour, one of the palette's for a task that has none."""
+    return TASK_COLOURS.get(task, PALETTE[(3 + sum(task.encode())) % len(PALETTE)])
+
+
+def styles(names: Iterable[str]) -> dict[str, dict[str, str]]:
+    """A colour and a marker for each name, in order."""
+    looks = zip(names, cycle(PALETTE), cycle(MARKERS), strict=False)
+    return {name: {"color": colour, "marker": marker} for name, colour, marker in looks}
+
+
+def panels(number: int, columns: int = 2, height: float = 1.9, **options) -> tuple[Figure, list[Axes]]:
+    """A figure as wide as the page with `number` panels in rows of `columns`; `height` in inches is a row's.
+
+    Panels of a column share the axis below it. `options` are those of `plt.subplots`.
+    """
+    use_style()
+    columns = min(columns, number)
+    rows = -(-number // columns)
+    size = PAGE_WIDTH, height * rows + 0.3
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, **options)
+    for unused in axes.flat[number:]:
+        unused.remove()
+    return figure, list(axes.flat[:number])
+
+
+def by_epoch(axes: Axes) -> None:
+    """Label the axis of epochs, with whole numbers."""
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    axes.set_xlabel("epoch")
+
+
+def history_of(run) -> pd.DataFrame:
+    """A run's history; a history is one already."""
+    return getattr(run, "history", run)
+
+
+def learning_curves(runs, columns: Sequence[str] | None = None, title: str = "") -> Figure:
+    """Dev scores by epoch. `runs` is a run (or its history), or several by name.
+
+    One run: a line a task and one for the mean, named at their ends. Several: a panel a task and one for the mean, a
+    line a run (the report's figure 3). columns: of the history, by default every task's score and the mean.
+    """
+    if isinstance(runs, Mapping):
+        return _panel_a_task({name: history_of(run) for name, run in runs.items()}, columns, title)
+    use_style()
+    history = history_of(runs)
+    columns = columns or _score_columns(history)
+    figure, axes = plt.subplots(figsize=(COLUMN_WIDTH, 2.5))
+    for column, style in styles(columns).items():
+        style |= {"color": colour_of(column), "linewidth": 2.0 if column == "mean" else 1.3}
+        axes.plot(history["epoch"], history[column], **style)
+    axes.set(ylabel="dev score", title=title)
+    by_epoch(axes)
+    label_ends(axes, {title_of(c): (history[c].iloc[-1], colour_of(c)) for c in columns})
+    return figure
+
+
+def _panel_a_task(histories: Mapping[str, pd.DataFrame], columns: Sequence[str] | None, title: str) -> Figure:
+    columns = columns or _score_columns(next(iter(histories.values())))
+    figure, places = panels(len(columns))
+    for axes, column in zip(places, columns, strict=True):
+        for name, style in styles(histories).items():
+            history = histories[name]
+            axes.plot(history["epoch"], history[column], label=name, **style)
+        axes.set(title=title_of(column), ylabel=f"dev {score_label(column)}")
+        by_epoch(axes)
+    figure.suptitle(title or None, fontsize=8)
+    figure.legend(*places[0].get_legend_handles_labels(), loc="outside upper center", ncols=min(5, len(histories)))
+    return figure
+
+
+def _score_columns(history: pd.DataFrame) -> list[str]:
+    columns = in_order(column for column in history.columns if column in TASKS)
+    return [*columns, "mean"] if "mean" in history else columns
+
+
+def differences(comparison: pd.DataFrame, tasks: Sequence[str] | None = None, xlabel: str = "") -> Figure:
+    """Differences with their intervals, a group of rows a pair; resolved ones filled, the others hollow.
+
+    comparison: a table of `statistics.compare`. tasks: those shown, by default all, mean and evenness among them.
+    """
+    use_style()
+    tasks = list(tasks or dict.fromkeys(comparison["task"]))
+    rows = comparison[comparison["task"].isin(tasks)]
+    names = rows["system"] + " − " + rows["against"]
+    systems = list(dict.fromkeys(names))
+    figure, axes = plt.subplots(figsize=(PAGE_WIDTH, 0.75 + (0.14 * len(tasks) + 0.12) * len(systems)))
+    shifts = (np.arange(len(tasks)) - (len(tasks) - 1) / 2) * 0.75 / len(tasks)
+    for name, row in zip(names, rows.to_dict("records"), strict=True):
+        place, colour = systems.index(name) + shifts[tasks.index(row["task"])], colour_of(row["task"])
+        interval(axes, place, row["difference"], row["low"], row["high"], colour, row["resolved"] == "yes")
+    for task in tasks:
+        axes.plot([], [], "o-", color=colour_of(task), markersize=4, label=title_of(task))
+    axes.plot([], [], "o", color="#777777", markerfacecolor="white", markersize=4, label="not resolved")
+    axes.axvline(0, color="#777777", linewidth=0.8, zorder=0)
+    axes.set_yticks(range(len(systems)), systems)
+    axes.grid(axis="y", visible=False)
+    axes.set(xlabel=xlabel or "difference of scores, 95 % interval", ylim=(len(systems) - 0.5, -0.5))
+    figure.legend(loc="outside upper center", ncols=len(tasks) + 1)
+    return figure
+
+
+def interval(axes: Axes, place: float, value: float, low: float, high: float, colour: str, filled: bool) -> None:
+    """A value with its interval on the horizontal line at `place`; hollow unless `filled`."""
+    axes.plot([low, high], [place, place], color=colour)
+    axes.plot(value, place, "o", color=colour, markerfacecolor=colour if filled else "white", markersize=4)
+
+
+def cost(scores: pd.DataFrame, hue: str, named: Sequence[str] = (), xlabel: str = "seconds of training") -> Figure:
+    """Mean score over the seconds of training, a point a row of `scores`, which has the columns mean and seconds.
+
+    hue: the column whose values colours and markers stand for. named: rows whose names are written beside them.
+    """
+    use_style()
+    figure, axes = plt.subplots(figsize=(PAGE_WIDTH, 3.0))
+    kinds = list(dict.fromkeys(scores[hue]))
+    look = {"palette": {kind: style["color"] for kind, style in styles(kinds).items()}, "s": 24, "edgecolor": "none"}
+    look["markers"] = {kind: style["marker"] for kind, style in styles(kinds).items()}
+    seaborn.scatterplot(scores, x="seconds", y="mean", hue=hue, style=hue, ax=axes, legend=len(kinds) > 1, **look)
+    middle = np.sqrt(scores["seconds"].min() * scores["seconds"].max())
+    for name in named:
+        right = scores.loc[name, "seconds"] > middle
+        place = {"xytext": (-5, 4) if right else (5, 4), "ha": "right" if right else "left"}
+        axes.annotate(name, scores.loc[name, ["seconds", "mean"]], textcoords="offset points", fontsize=7, **place)
+    axes.set(xscale="log", xlabel=xlabel, ylabel="mean score")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("")
+    if legend := axes.get_legend():
+        handles, labels = axes.get_legend_handles_labels()
+        legend.remove()
+        figure.legend(handles, labels, loc="outside upper center", ncols=min(5, len(kinds)))
+    return figure
+
+
+def label_ends(axes: Axes, ends: Mapping[str, tuple[float, str]], gap: float = 0.075) -> None:
+    """Name lines at the right of `axes`: label -> (last value, colour); labels keep `gap` of the height apart."""
+    axes.margins(y=0.08)
+    low, high = axes.get_ylim()
+    finite = {label: (value, colour) for label, (value, colour) in ends.items() if np.isfinite(value)}
+    order = sorted(finite, key=lambda label: finite[label][0])
+    wanted = np.array([(finite[label][0] - low) / (high - low) for label in order])
+    for label, place in zip(order, spread(wanted, gap), strict=True):
+        axes.annotate(label, (1.02, place), xycoords="axes fraction", va="center", fontsize=7, color=finite[label][1])
+
+
+def spread(places: np.ndarray, gap: float) -> np.ndarray:
+    """Ascending places [n] moved as little as may be (least squares), so that neighbours are at least `gap` apart."""
+    steps = gap * np.arange(len(places))
+    return isotonic_regression(places - steps).x + steps if len(places) else places
