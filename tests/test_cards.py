@@ -7,7 +7,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 import mtlib
-from mtlib.encoders import folder_fingerprint
+from mtlib.model import stored_seal
 from mtlib.study import cards
 from mtlib.training.runs import Run
 
@@ -79,11 +79,11 @@ def test_without_labels_on_test_there_are_no_test_scores(copied):
 
 
 def test_a_card_changes_neither_the_model_nor_a_card_that_is_there(copied):
-    before = folder_fingerprint(copied.path / "model")
+    before = stored_seal(copied.path / "model")
     cards.ensure_card(copied)
     path = cards.card_path(copied)
     assert path.read_text() == cards.write_card(copied).read_text()
-    assert folder_fingerprint(copied.path / "model") == before and len(copied.model().predict("sst", ["red cat"])) == 1
+    assert stored_seal(copied.path / "model") == before and len(copied.model().predict("sst", ["red cat"])) == 1
     path.write_text("my own words")
     cards.ensure_card(copied)
     assert path.read_text() == "my own words"
