@@ -200,7 +200,8 @@ class Training:
         """One optimizer step, or DivergenceError before anything is changed by it."""
         e = self.experiment
         whole = self._batch(number)
-        batch, weight = self.ranks.share(whole.to(self.device.device))
+        batch, self.share = self.ranks.share(whole.to(self.device.device))
+        weight = self.share.weight
         with self.device.autocast():
             loss, log = self._objective(batch, number)
         log = self.ranks.mean(weight, {"train_loss": loss.item(), **log})
@@ -253,6 +254,7 @@ class Training:
             labels=batch.labels,
             forward=forward,
             run=lambda other: other(task.name, batch.inputs),
+            share=self.share,
         )
         total = loss
         for penalty in self.penalties:

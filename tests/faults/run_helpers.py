@@ -105,7 +105,7 @@ class Tiny:
 
     def child(self, folder: Path, prepare=lambda patch: None, **options) -> int:
         """`run` in a forked child after `prepare(patch)`: its exit code, or minus the signal that ended it."""
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(exist_ok=True, parents=True)
 
         def work():
             with pytest.MonkeyPatch.context() as patch:
