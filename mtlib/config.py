@@ -16,7 +16,7 @@ from mtlib.model import Pooling
 from mtlib.objectives.bregman import Bregman
 from mtlib.objectives.penalty import Penalty
 from mtlib.objectives.smart import Smart
-from mtlib.samplers import SAMPLERS, RoundRobin, Sampler
+from mtlib.samplers import RoundRobin, Sampler
 from mtlib.tasks import TASKS, Task
 
 __all__ = ["Bregman", "Experiment", "Pretraining", "Smart", "experiment", "preset", "pretraining"]
@@ -132,26 +132,12 @@ class Experiment(Optimisation):
     @field_validator("sampler", mode="before")
     @classmethod
     def _sampler(cls, value):
-        if isinstance(value, Sampler):
-            return value
-        fields = {"kind": value} if isinstance(value, str) else value
-        kind = fields.get("kind") if isinstance(fields, dict) else fields
-        if not isinstance(kind, str) or kind not in SAMPLERS:
-            raise ValueError(f"unknown sampler {kind!r}{nearest(str(kind), SAMPLERS)}")
-        return SAMPLERS[kind].model_validate(fields)
+        return Sampler.read(value)
 
     @field_validator("penalties", mode="before")
     @classmethod
     def _penalties(cls, value):
-        kinds = {kind.model_fields["kind"].default: kind for kind in Penalty.__subclasses__()}
-        penalties = []
-        for entry in _listed(value, "penalties"):
-            if not isinstance(entry, Penalty):
-                kind = entry.get("kind") if isinstance(entry, dict) else entry
-                if not isinstance(kind, str) or not isinstance(entry, dict) or kind not in kinds:
-                    raise ValueError(f"unknown penalty {kind!r}{nearest(str(kind), kinds)}")
-                entry = kinds[kind].model_validate(entry)
-            penalties.append(entry)
+        penalties = [Penalty.read(entry) for entry in _listed(value, "penalties")]
         if len({penalty.kind for penalty in penalties}) < len(penalties):
             raise ValueError("a kind of penalty is given twice")
         if len({penalty.dropout for penalty in penalties}) > 1:

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import nn
 
+from mtlib.kinds import Kinded
 from mtlib.randomness import torch_generator
 
 Dropout = Literal["off", "shared", "independent"]
@@ -97,7 +98,7 @@ class Step:
         return not self.share.reduce((~flag).float(), "max")
 
 
-class Penalty(BaseModel):
+class Penalty(Kinded):
     """Base of all penalties: frozen, strict values.
 
     weight: what the returned term is multiplied with before it is added to the loss.
@@ -109,9 +110,6 @@ class Penalty(BaseModel):
 
     runs_student_again: ClassVar[bool] = True
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    kind: str
     weight: NonNegative
     dropout: Dropout = "off"
 

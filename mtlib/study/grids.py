@@ -15,7 +15,6 @@ from mtlib.data.corpus import Corpus, load_corpus
 from mtlib.errors import ConfigurationError, MissingRunError
 from mtlib.objectives.bregman import Bregman
 from mtlib.objectives.smart import Smart
-from mtlib.samplers import SAMPLERS
 from mtlib.study import cards, ensembles
 from mtlib.study.parts import ChoosingHalf
 from mtlib.tasks import TASKS
@@ -27,6 +26,7 @@ from mtlib.training.start import Start, find
 
 SCORES = ("qqp", "sst", "sts", "mean", "evenness")
 WEIGHT = 15.0
+SAMPLERS = ("round_robin", "proportional", "square_root", "annealed")
 """lambda of the report's best annealed + SMART run (Table 2), used wherever a table does not vary it."""
 
 

@@ -11,9 +11,8 @@ from typing import Any
 
 from mtlib.config import Experiment, Preset, label, nearest
 from mtlib.errors import ConfigurationError
-from mtlib.samplers import SAMPLERS
 from mtlib.study import ablation, sweeps
-from mtlib.study.grids import METHODS, Study, momenta, ranking_fields
+from mtlib.study.grids import METHODS, SAMPLERS, Study, momenta, ranking_fields
 from mtlib.training.files import make_folder, safe_name, storage, write_json
 from mtlib.training.runs import Run
 
