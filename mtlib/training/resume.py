@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from mtlib.config import Pretraining
-from mtlib.data.corpus import TITLES, Corpus, load_corpus
+from mtlib.data.corpus import Corpus, load_corpus
 from mtlib.errors import CheckpointError, ConfigurationError
 from mtlib.training.loop import fit
 from mtlib.training.pretraining import pretrain
@@ -27,9 +27,9 @@ def resume(run: Run, source: str | Path | None = None, **options) -> Run:
 
 def _corpus(run: Run, source: str | Path | None) -> Corpus:
     about = run.read("config.json")["corpus"]
-    if source is None and about["name"] not in TITLES:
+    if source is None and about["kind"] == "own":
         raise ConfigurationError(f"{run.path}: trained on a folder called {about['name']!r}: expected --corpus with it")
-    corpus = load_corpus(source or about["name"], about.get("tasks"))
+    corpus = load_corpus(source or about["kind"], about.get("tasks"))
     if corpus.fingerprint != about["fingerprint"]:
         raise CheckpointError(
             f"{run.path}: the corpus changed since the run began: expected SHA-256 {about['fingerprint']}, "

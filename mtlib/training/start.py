@@ -40,6 +40,7 @@ class Start:
             "weights": self.fingerprint,
             "corpus": {
                 "name": corpus.name,
+                "kind": corpus.kind,
                 "title": corpus.title,
                 "tasks": list(corpus),
                 "fingerprint": corpus.fingerprint,
