@@ -28,6 +28,7 @@ from mtlib.training.signals import Interruption
 from mtlib.training.start import Start
 from mtlib.training.state import fingerprint, gathered, parameter_groups, restore
 from mtlib.training.trackers import log_epoch
+from mtlib.training.trainable import require_trainable
 
 SHARE = 0.02
 """An epoch's checkpoint is left out where it would make saving take more than this share of the training time."""
@@ -56,8 +57,10 @@ def fit(
     The bits are promised for the same versions, kind of device, precision and number of threads; elsewhere continuing
     raises CheckpointError with the difference, unless `allow_inexact`, which the run records.
     Raises DivergenceError for a loss or gradient that is not finite, LockedError while another process trains
-    the same run, DataError for a corpus without one of the tasks, and SystemExit(143 or 130) after SIGTERM or SIGINT.
+    the same run, DataError for a corpus that cannot be trained on (`require_trainable`), and SystemExit(143 or 130)
+    after SIGTERM or SIGINT.
     """
+    require_trainable(corpus, experiment.tasks, experiment.dev_limit)
     return carry_out(Training, experiment, corpus, results, progress, minutes, allow_inexact)
 
 
