@@ -8,7 +8,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 import mtlib
-from mtlib.encoders import folder_fingerprint
+from mtlib.model import stored_seal
 from mtlib.study import model_card as cards
 from mtlib.tasks import TASKS, Task
 from mtlib.training.runs import Run
@@ -109,11 +109,11 @@ def test_tasks_of_the_stored_model_become_known(copied, monkeypatch):
 
 
 def test_a_card_changes_neither_the_model_nor_a_card_that_is_there(copied):
-    before = folder_fingerprint(copied.path / "model")
+    before = stored_seal(copied.path / "model")
     cards.ensure_card(copied)
     path = cards.card_path(copied)
     assert path.read_text() == cards.write_card(copied).read_text()
-    assert folder_fingerprint(copied.path / "model") == before and len(copied.model().predict("sst", ["red cat"])) == 1
+    assert stored_seal(copied.path / "model") == before and len(copied.model().predict("sst", ["red cat"])) == 1
     path.write_text("my own words")
     cards.ensure_card(copied)
     assert path.read_text() == "my own words"
@@ -126,7 +126,7 @@ def test_a_run_whose_model_was_taken_away_is_left_alone(copied):
 
 
 def test_a_pretrained_encoder_s_card_warns_of_its_heads(corpus, tmp_path):
-    run = mtlib.pretrain(mtlib.pretraining("smoke", name="ranked"), corpus, tmp_path, progress="none")
+    run = mtlib.fit(mtlib.pretraining("smoke", name="ranked"), corpus, tmp_path, progress="none")
     text = cards.write_card(run).read_text()
     assert "heads are untrained" in text and f"{run.scores['dev_loss']:.3f}" in text
     assert not ModelCard(text).data.eval_results

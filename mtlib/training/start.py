@@ -53,6 +53,8 @@ class Start:
             "weights": self.fingerprint,
             "corpus": {
                 "name": corpus.name,
+                "kind": corpus.kind,
+                "source": corpus.source,
                 "title": corpus.title,
                 "tasks": list(corpus),
                 "fingerprint": corpus.fingerprint,
