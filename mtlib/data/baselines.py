@@ -21,7 +21,7 @@ def difficulty(corpus: Corpus, split: str = "dev", limit: int = 50_000) -> pd.Da
         train, test = corpus[task.name].train.head(limit), getattr(corpus[task.name], split)
         records.append((task.name, len(train), len(test), majority(task, train, test), bag_of_words(task, train, test)))
     table = pd.DataFrame(records, columns=["task", "train", "examples", "majority", "bag_of_words"])
-    return table.assign(ceiling=table["task"].map(sample.ceiling(split))) if corpus.name == "sample" else table
+    return table.assign(ceiling=table["task"].map(sample.ceiling(split))) if corpus.kind == "sample" else table
 
 
 def majority(task: Task, train: pd.DataFrame, test: pd.DataFrame) -> float:

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, PrivateAttr
@@ -25,6 +25,8 @@ class Bregman(Penalty):
     without gradient; whatever `dropout` says, only the student drops. Without dropout the first penalty is exactly 0.
     One step costs 4 forward passes where plain training costs 3. Logs bregman/penalty.
     """
+
+    runs_student_again: ClassVar[bool] = False
 
     kind: Literal["bregman"] = "bregman"
     decay: Decay

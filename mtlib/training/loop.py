@@ -122,7 +122,8 @@ class Training:
         """One optimizer step, or DivergenceError before anything is changed by it."""
         e = self.experiment
         whole = self._batch(number)
-        batch, weight = self.ranks.share(whole.to(self.device.device))
+        batch, self.share = self.ranks.share(whole.to(self.device.device))
+        weight = self.share.weight
         with self.device.autocast():
             loss, log = self._objective(batch, number)
         log = self.ranks.mean(weight, {"train_loss": loss.item(), **log})
@@ -175,6 +176,7 @@ class Training:
             labels=batch.labels,
             forward=forward,
             run=lambda other: other(task.name, batch.inputs),
+            share=self.share,
         )
         total = loss
         for penalty in self.penalties:
@@ -214,10 +216,9 @@ class Training:
         quality = quality if np.isfinite(quality) else float("-inf")
         if quality > self.best["quality"] or self.best["quality"] == float("-inf"):
             self._expect_finite()
-            self.run.write_model(self.model)
-            files = self.run.model_files()
-            files = files if self.ranks.size == 1 else self.ranks.gathered(files)[0]
-            self.best = {"epoch": epoch, "quality": quality, "files": files}
+            seal = self.run.write_model(self.model)
+            seal = seal if self.ranks.size == 1 else self.ranks.gathered(seal)[0]
+            self.best = {"epoch": epoch, "quality": quality, "seal": seal}
         self.sums.clear()
         self.counts.clear()
         self.run.write_frame("history.csv", pd.DataFrame(self.history))
@@ -291,8 +292,7 @@ class Training:
             last = self._predict(self.model, self.data.dev)
             chosen_model = self.model
             if self.best["epoch"] != self.experiment.epochs:
-                self.run.check_model(self.best["files"])
-                chosen_model = self.run.model().to(self.device.device)
+                chosen_model = self.run.model(self.best["seal"]).to(self.device.device)
             chosen = self._predict(chosen_model, self.data.dev) if chosen_model is not self.model else last
             test = self._predict(chosen_model, self.data.test)
             teachers = [teacher for penalty in self.penalties if (teacher := penalty.teacher()) is not None]
@@ -311,5 +311,5 @@ class Training:
         if labelled := {task: frame for task, frame in test.items() if "label" in frame}:
             scores["test"] = evaluation.scores(labelled)
         self.run.write_json("scores.json", scores)
-        self.run.set_complete(self.done)
+        self.run.set_complete(self.done, self.best["seal"])
         self.progress.end(scores["chosen"], self.seconds)

@@ -105,7 +105,7 @@ class Tiny:
 
     def child(self, folder: Path, prepare=lambda patch: None, **options) -> int:
         """`run` in a forked child after `prepare(patch)`: its exit code, or minus the signal that ended it."""
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(exist_ok=True, parents=True)
 
         def work():
             with pytest.MonkeyPatch.context() as patch:
@@ -161,7 +161,7 @@ def at_call(point: int):
 
 def write_encoder(folder: Path) -> Path:
     """A one-layer random BERT whose vocabulary is the made-up words, stored as an encoder folder."""
-    words = {word: number for number, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])}
+    words = {word: number for number, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])}
     tokenizer = Tokenizer(WordLevel(words, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = Whitespace()
     tokenizer.post_processor = BertProcessing(("[SEP]", words["[SEP]"]), ("[CLS]", words["[CLS]"]))
