@@ -16,8 +16,9 @@ SCOPE = ("torch", "transformers", "tokenizers", "numpy", "device", "precision", 
 class Start:
     """The weights that `experiment` starts from on `corpus`: an encoder as it is found, or another run's.
 
-    Of the corpus it sees only the tasks that it and its ancestors train on: a run is the same whatever lies beside them.
-    The other run is that of `experiment.start_from` on the same corpus; it need not be finished before `model` is called.
+    Of the corpus it sees only the tasks that it and its ancestors train on: a run is the same whatever lies beside
+    them. The other run is that of `experiment.start_from` on the same corpus; it need not be finished before `model` is
+    called.
     Raises DataError for a corpus without one of the tasks.
     """
 

@@ -113,7 +113,8 @@ def parameters_of(notebook, name: str) -> dict[str, Parameter]:
             parameter = Parameter(line.target.id, ast.unparse(line.annotation), _type(line.annotation), default)
         except (TypeError, ValueError):
             raise ConfigurationError(
-                f"{where}: expected a type made of {', '.join(SCALARS)}, list and dict, and a literal of it, found `{found}`"
+                f"{where}: expected a type made of {', '.join(SCALARS)}, list and dict, and a literal of it, "
+                f"found `{found}`"
             ) from None
         parameter.check(parameter.default, where)
         parameters[parameter.name] = parameter
