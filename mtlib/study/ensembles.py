@@ -17,7 +17,6 @@ from mtlib.data.corpus import Corpus
 from mtlib.errors import CheckpointError, ConfigurationError
 from mtlib.model import MultitaskModel, predictions
 from mtlib.study.cache import NO_CACHE, Cache, inference
-from mtlib.study.calibration import probabilities
 from mtlib.study.eval_splits import (
     CHOOSING,
     ChoosingHalf,
@@ -26,6 +25,7 @@ from mtlib.study.eval_splits import (
     aligned,
     in_order,
     is_labelled,
+    probabilities,
     require_choosing,
     score_table,
     tasks_of,

@@ -151,6 +151,14 @@ def aligned(frames: Sequence[pd.DataFrame], task: str, *, labelled: bool = True)
     return frames
 
 
+def probabilities(frame: pd.DataFrame) -> np.ndarray:
+    """The class probabilities [n, classes] of stored predictions; raises DataError when there are none."""
+    columns = [f"p{index}" for index in range(len(frame.columns)) if f"p{index}" in frame.columns]
+    if len(columns) < 2:
+        raise DataError(f"class probabilities: expected the columns p0, p1, ..., found {list(frame.columns)}")
+    return frame[columns].to_numpy(float)
+
+
 def frame_scores(frames: Mapping[str, pd.DataFrame]) -> dict[str, float]:
     """Score of each task's labelled predictions, their mean and their evenness."""
     scores = {task: TASKS[task].score(f["label"].to_numpy(), f["prediction"].to_numpy()) for task, f in frames.items()}
