@@ -39,5 +39,6 @@ def test_ladder_has_a_marker_for_each_score():
     table = pd.DataFrame({"task": ["sst", "qqp"], "majority": [0.2, 0.6], "bag_of_words": [0.4, 0.7]})
     (axes,) = corpora.difficulty_ladder(table).axes
     drawn = {points.get_label(): points.get_offsets()[:, 0].tolist() for points in axes.collections}
-    assert drawn == {"majority": [0.2, 0.6], "bag of words": [0.4, 0.7]}
-    assert np.all(np.diff(axes.get_yticks()) == -1)
+    assert drawn == {"majority": [0.6, 0.2], "bag of words": [0.7, 0.4]}
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names == ["QQP", "SST-5"] and np.all(np.diff(axes.get_yticks()) == -1)
