@@ -120,7 +120,7 @@ def _cell(value, name: str, digits: int) -> str:
         if last == "difference":
             return f"{value:+.{digits}f}"
         if name in SETTINGS or float(value).is_integer() and abs(value) > 1:
-            return f"{value:g}"
+            return f"{value:.4g}"
         if last == "seconds":
             return f"{value:.0f}"
         if last not in ("low", "high") and 0 < abs(value) < 0.5 * 10**-digits:
