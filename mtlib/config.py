@@ -16,6 +16,7 @@ from mtlib.model import Pooling
 from mtlib.objectives.bregman import Bregman
 from mtlib.objectives.penalty import Penalty
 from mtlib.objectives.smart import Smart
+from mtlib.precision import Precision
 from mtlib.samplers import SAMPLERS, RoundRobin, Sampler
 from mtlib.tasks import TASKS, Task
 
@@ -31,7 +32,6 @@ SHARED = ("encoder", "encoder_revision", "pooling", "max_tokens", "precision")
 """What a preset's pretraining takes from its experiment."""
 
 Schedule = Literal["constant", "linear", "halve"]
-Precision = Literal["auto", "bfloat16", "float32"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]

@@ -15,6 +15,7 @@ import pandas as pd
 import psutil
 import torch
 
+from mtlib import fast
 from mtlib.config import Experiment, Pretraining, checked
 from mtlib.data.cached import file_sha256
 from mtlib.errors import CheckpointError, ConfigurationError
@@ -286,6 +287,7 @@ def environment(device: torch.device, precision: str, world_size: int = 1) -> di
         "device": device.type,
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor(),
         "precision": precision,
+        "fast": fast.enabled(device),
         "threads": torch.get_num_threads(),
         "world_size": world_size,
         "system": platform.platform(),

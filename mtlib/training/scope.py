@@ -3,7 +3,7 @@
 from mtlib.errors import CheckpointError
 from mtlib.training.runs import Run
 
-SCOPE = ("torch", "transformers", "tokenizers", "numpy", "device", "precision", "threads", "world_size")
+SCOPE = ("torch", "transformers", "tokenizers", "numpy", "device", "precision", "fast", "threads", "world_size")
 """Entries of environment.json that have to be the same."""
 
 
