@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from mtlib.experiments import experiment, label
 from mtlib.data.corpus import Corpus, load_corpus
+from mtlib.experiments import experiment, label
 from mtlib.objectives.bregman import Bregman
 from mtlib.objectives.penalty import Penalty
 from mtlib.objectives.smart import Smart

@@ -280,7 +280,8 @@ def run(
     figures: FiguresOption = Path("figures"),
 ):
     """Execute a notebook with parameters; its prints appear here. With `-p train=false` nothing is trained."""
-    from mtlib.workbook import notebooks, parameters as known_parameters
+    from mtlib.workbook import notebooks
+    from mtlib.workbook import parameters as known_parameters
 
     if (stage is None) == (path is None):
         raise ConfigurationError("expected the name of a stage, or --path with a notebook's path, one of the two")
@@ -294,7 +295,6 @@ def run(
 def found_run(reference: str, results: Path, finished: bool = True):
     """The run of that id, name or folder."""
     import mtlib
-
     from mtlib.errors import CheckpointError
 
     folder, store = Path(reference), mtlib.RunStore(results)

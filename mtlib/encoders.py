@@ -1,4 +1,4 @@
-"""Where encoders come from: packages that carry one, a small random BERT, a Hub id at a pinned revision, or a folder."""
+"""Where encoders come from: a package, a small random BERT, a Hub id at a pinned revision, or a folder."""
 
 import hashlib
 import inspect
@@ -93,7 +93,9 @@ def find_encoder(name: str, revision: str | None = None, seed: int = 0) -> Encod
         return Encoder("folder", str(folder), folders.fingerprint(folders.encoder_files(folder)))
     shown = repr(name[:120])
     if not re.fullmatch(r"[\w.-]{1,96}(/[\w.-]{1,96})?", name, re.ASCII):
-        raise ConfigurationError(f"encoder {shown}: expected minilm, mpnet, tiny, a folder or a Hub id such as {BERT_BASE}")
+        raise ConfigurationError(
+            f"encoder {shown}: expected minilm, mpnet, tiny, a folder or a Hub id like {BERT_BASE}"
+        )
     revision = revision or PINNED.get(name)
     if revision is None:
         raise ConfigurationError(

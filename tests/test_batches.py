@@ -7,7 +7,7 @@ from conftest import made_up
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mtlib.data.batches import POOL, TokenizedSplit, shuffled_batches
+from mtlib.data.batches import PAD_TO, POOL, TokenizedSplit, shuffled_batches
 from mtlib.encoders import find_encoder
 from mtlib.randomness import generator
 from mtlib.tasks import QQP, SST
@@ -63,7 +63,7 @@ def test_a_batch_is_the_tokenizers_own(split, tokenizer):
         frame["text_a"].iloc[[3, 50, 7]].tolist(),
         frame["text_b"].iloc[[3, 50, 7]].tolist(),
         padding=True,
-        pad_to_multiple_of=8,
+        pad_to_multiple_of=PAD_TO,
         return_tensors="pt",
     )
     assert set(batch.inputs) == set(theirs)

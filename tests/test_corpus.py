@@ -222,7 +222,9 @@ def test_a_run_needs_no_test_files(folder, tmp_path, missing):
     for path in folder.glob(missing):
         path.unlink()
     corpus = load_corpus(folder, allow_rare=True)
-    run = mtlib.fit(mtlib.experiment("smoke", epochs=1, steps_per_epoch=3), corpus, tmp_path / "results", progress="none")
+    run = mtlib.fit(
+        mtlib.experiment("smoke", epochs=1, steps_per_epoch=3), corpus, tmp_path / "results", progress="none"
+    )
     there = [task for task in corpus if corpus[task].test is not None]
     assert run.complete and len(there) == {"*": 0}.get(missing[0], 2)
     assert sorted(path.stem for path in (run.path / "predictions").glob("test-*")) == sorted(f"test-{t}" for t in there)

@@ -11,9 +11,9 @@ from conftest import made_up
 from mtlib.data.batches import TokenizedSplit
 from mtlib.data.cached import file_sha256
 from mtlib.encoders import find_encoder
-from mtlib.packaged import MINILM_SHA256, minilm_folder
 from mtlib.errors import CheckpointError, ConfigurationError, StorageError
 from mtlib.model import MultitaskModel, predictions
+from mtlib.packaged import MINILM_SHA256, minilm_folder
 from mtlib.tasks import QQP, SST, STS
 
 TASKS = (SST, QQP, STS)

@@ -14,7 +14,7 @@ from mtlib.tasks import Task
 POOL = 64
 """Batches sorted together by length: larger saves padding, smaller keeps batches more random."""
 
-PAD_TO = 8
+PAD_TO = 2
 """Batches are padded to a multiple of this many tokens, so that few distinct shapes occur."""
 
 

@@ -286,7 +286,11 @@ def _read(source: str | Path, tasks: tuple[Task, ...], empty: EmptyPolicy) -> tu
             dropped += table.notes
             notes += [*table.notes, *table.remarks]
         splits[task.name] = Splits(**frames)
-    return Corpus(folder.resolve().name or str(folder), tasks, splits, notes, source=str(folder.resolve())), faults, dropped
+    return (
+        Corpus(folder.resolve().name or str(folder), tasks, splits, notes, source=str(folder.resolve())),
+        faults,
+        dropped,
+    )
 
 
 def _files(folder: Path, task: Task) -> dict[str, Path]:

@@ -20,7 +20,7 @@ from mtlib.model import MultitaskModel
 from mtlib.presets import label, preset, project_root
 from mtlib.study import model_card, plots, tables
 from mtlib.study.cache import Cache
-from mtlib.study.eval_splits import Dev, Part, ReportingHalf, tasks_of, task_scores
+from mtlib.study.eval_splits import Dev, Part, ReportingHalf, task_scores, tasks_of
 from mtlib.study.statistics import compare
 from mtlib.tasks import TASKS
 from mtlib.training.device import Device

@@ -9,14 +9,14 @@ from mtlib.model import MultitaskModel
 from mtlib.tasks import TASKS
 from mtlib.training.runs import Run, RunStore
 
-SCOPE = ("torch", "transformers", "tokenizers", "numpy", "device", "precision", "threads", "world_size")
+SCOPE = ("torch", "transformers", "tokenizers", "numpy", "device", "precision", "fast", "threads", "world_size")
 """Entries of environment.json that have to be the same for a run to continue bit by bit."""
 
 
 class Start:
     """The weights that `experiment` starts from on `corpus`: an encoder as it is found, or another run's.
 
-    The other run is that of `experiment.start_from` on the same corpus; it need not be finished before `model` is called.
+    The other run is that of `experiment.start_from` on the same corpus; `model` needs it to be finished.
     """
 
     def __init__(self, experiment: Optimisation, corpus, store: RunStore):

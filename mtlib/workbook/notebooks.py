@@ -30,6 +30,7 @@ from mtlib.training.files import RunLock, make_folder, storage, write_json
 from mtlib.workbook.parameters import Parameter, check_values, load_notebook, parameters_of, values_at
 from mtlib.workbook.processes import end_with
 
+
 def find_stage(stage: str | Path) -> Path:
     """The notebook of `stage`: a str is a name inside the notebooks folder, a Path is that very file.
 

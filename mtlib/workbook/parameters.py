@@ -99,7 +99,7 @@ def parameters_of(notebook, name: str) -> dict[str, Parameter]:
             parameter = Parameter(line.target.id, ast.unparse(line.annotation), _type(line.annotation), default)
         except (TypeError, ValueError):
             raise ConfigurationError(
-                f"{where}: expected a type made of {', '.join(SCALARS)}, list and dict, and a literal of it, found `{found}`"
+                f"{where}: expected a literal of a type made of {', '.join(SCALARS)}, list and dict, found `{found}`"
             ) from None
         parameter.check(parameter.default, where)
         parameters[parameter.name] = parameter
@@ -111,9 +111,7 @@ def read_parameters(path: Path) -> dict[str, Parameter]:
     return parameters_of(load_notebook(path), path.name)
 
 
-def values_at(
-    preset: Preset, stage: str, known: Mapping[str, Parameter], given: Mapping[str, Any]
-) -> dict[str, Any]:
+def values_at(preset: Preset, stage: str, known: Mapping[str, Parameter], given: Mapping[str, Any]) -> dict[str, Any]:
     """What papermill is to give the notebook called `stage`: the preset's values for it, and over them `given`.
 
     A parameter called `seeds` is the preset's, unless its notebook has a value of its own.

@@ -64,7 +64,11 @@ class Sweep(Strict):
     def kinds(self) -> set[str]:
         """Kinds of the penalties that every run has."""
         entries = self.experiment.get("penalties", [])
-        return {str(entry.get("kind")) for entry in entries if isinstance(entry, dict)} if isinstance(entries, list) else set()
+        return (
+            {str(entry.get("kind")) for entry in entries if isinstance(entry, dict)}
+            if isinstance(entries, list)
+            else set()
+        )
 
     def combinations(self) -> list[dict[str, Any]]:
         """One value a key, and the seed, for each run."""
@@ -105,7 +109,9 @@ def read(path: str) -> Sweep:
 
 def words(chosen: dict[str, Any]) -> str:
     """A combination's values in words: "smart.radius 0.03, seed 0"."""
-    return ", ".join(f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in chosen.items())
+    return ", ".join(
+        f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in chosen.items()
+    )
 
 
 def figure(table: pd.DataFrame, keys: list[str]) -> Figure:

@@ -23,8 +23,8 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import BertProcessing
 
 import mtlib
-from mtlib.experiments import Optimisation
 from mtlib.encoders import find_encoder
+from mtlib.experiments import Optimisation
 from mtlib.randomness import seeded
 from mtlib.training import fit as fitting
 from mtlib.training import loop

@@ -27,7 +27,14 @@ SECONDS = 30
 
 def uneven(**changes) -> Tiny:
     """Batches of five, dropout off, a teacher; an odd number of dev examples after each epoch."""
-    settings = {"batch_size": 5, "epochs": 2, "steps_per_epoch": 3, "schedule": "linear", "dev_limit": 9, "precision": "float32"}
+    settings = {
+        "batch_size": 5,
+        "epochs": 2,
+        "steps_per_epoch": 3,
+        "schedule": "linear",
+        "dev_limit": 9,
+        "precision": "float32",
+    }
     penalties = [mtlib.Bregman(weight=1.0, decay=0.9)]
     return Tiny(tiny(SMART_AND_TEACHER, **{**settings, "penalties": penalties, **changes}).settings)
 

@@ -14,8 +14,8 @@ from run_helpers import CHANGING, CORPUS, SMART_AND_TEACHER, SMART_BALL, after_s
 from store_helpers import fork, snapshot
 
 import mtlib
-from mtlib.objectives.bregman import Bregman
 from mtlib.errors import CheckpointError, StorageError
+from mtlib.objectives.bregman import Bregman
 from mtlib.training import checkpoints, loop, state
 from mtlib.training.files import storage
 from mtlib.training.runs import RunStore
