@@ -230,7 +230,15 @@ def tsne_page(
     facets = {"facet_col": "plane", "facet_col_wrap": 2, "height": 650 * -(-len(planes) // 2)}
     hover = {"hover_name": "sentence", "hover_data": {"x": False, "y": False, "plane": False}}
     figure = plotly.express.scatter(
-        pd.concat(frames), x="x", y="y", color="class", title=html.escape(title), **colours, **facets, **hover
+        pd.concat(frames),
+        x="x",
+        y="y",
+        color="class",
+        title=html.escape(title),
+        template="plotly_white",
+        **colours,
+        **facets,
+        **hover,
     )
     figure.for_each_annotation(lambda note: note.update(text=note.text.removeprefix("plane=")))
     figure.update_xaxes(visible=False, matches=None).update_yaxes(visible=False, matches=None)
