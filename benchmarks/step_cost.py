@@ -25,8 +25,8 @@ from mtlib.experiments import experiment, label
 from mtlib.objectives.bregman import Bregman
 from mtlib.objectives.penalty import Penalty
 from mtlib.objectives.smart import Smart
+from mtlib.training.distributed import Ranks
 from mtlib.training.loop import Training
-from mtlib.training.ranks import Ranks
 from mtlib.training.runs import RunStore
 from mtlib.training.start import Start
 

@@ -75,8 +75,8 @@ class Encoder:
 def find_encoder(name: str, revision: str | None = None, seed: int = 0) -> Encoder:
     """The encoder called `name`: "minilm", "mpnet", "tiny" (random weights from `seed`), a folder, or a Hub id.
 
-    A folder that is itself called minilm, mpnet or tiny is meant by its path, `./tiny`. A Hub id needs a revision, the 40
-    digits of a commit; known ids have one pinned. Remote code is never run.
+    A folder that is itself called minilm, mpnet or tiny is meant by its path, `./tiny`. A Hub id needs a revision, the
+    40 digits of a commit; known ids have one pinned. Remote code is never run.
     Raises ConfigurationError for an id without a commit, CheckpointError for a folder that is no encoder.
 
     >>> find_encoder("tiny", seed=3).kind

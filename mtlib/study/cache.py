@@ -14,7 +14,7 @@ import pandas as pd
 import mtlib
 from mtlib.errors import CheckpointError
 from mtlib.model import MultitaskModel
-from mtlib.training.device import Device
+from mtlib.training.distributed import Device
 from mtlib.training.files import encode_json, make_folder, storage, write_atomic
 
 

@@ -25,7 +25,7 @@ from mtlib.randomness import generator
 from mtlib.study.cache import NO_CACHE, Cache, inference
 from mtlib.study.plots import PALETTE, interval, panels
 from mtlib.study.statistics import bootstrap_p, percentile_interval, resolve
-from mtlib.training.device import Device
+from mtlib.training.distributed import Device
 from mtlib.training.files import make_folder, storage, write_atomic
 
 MEASURES = ("purity", "silhouette")

@@ -26,8 +26,8 @@ from mtlib.study.plots import (
     title_of,
     use_style,
 )
+from mtlib.training.optimization import halving
 from mtlib.training.runs import Run
-from mtlib.training.schedule import halving
 
 
 def probabilities(sampler: Sampler, sizes: Mapping[str, int], epochs: int) -> pd.DataFrame:

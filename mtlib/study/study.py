@@ -23,7 +23,7 @@ from mtlib.study.cache import Cache
 from mtlib.study.eval_splits import Dev, Part, ReportingHalf, task_scores, tasks_of
 from mtlib.study.statistics import compare
 from mtlib.tasks import TASKS
-from mtlib.training.device import Device
+from mtlib.training.distributed import Device
 from mtlib.training.fit import fit
 from mtlib.training.runs import Run, RunStore
 from mtlib.training.start import Start, find

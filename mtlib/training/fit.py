@@ -6,9 +6,9 @@ from pathlib import Path
 from mtlib.data.corpus import Corpus, load_corpus
 from mtlib.errors import CheckpointError, ConfigurationError, StorageError
 from mtlib.experiments import Optimisation, Pretraining
+from mtlib.training.distributed import Ranks
 from mtlib.training.loop import Training
 from mtlib.training.pretraining import Ranking
-from mtlib.training.ranks import Ranks
 from mtlib.training.runs import Run, RunStore
 from mtlib.training.signals import Interruption
 from mtlib.training.start import Start
@@ -33,7 +33,8 @@ def fit(
     The bits are promised for the same versions, kind of device, precision and number of threads; elsewhere continuing
     raises CheckpointError with the difference, unless `allow_inexact`, which the run records.
     Raises DivergenceError for a loss, gradient or weight that is not finite, LockedError while another process trains
-    the same run, DataError for a corpus that cannot be trained on (`require_trainable`), and SystemExit(143 or 130) after SIGTERM or SIGINT.
+    the same run, DataError for a corpus that cannot be trained on (`require_trainable`), and SystemExit(143 or 130)
+    after SIGTERM or SIGINT.
     """
     require_trainable(corpus, experiment.task_names, getattr(experiment, "dev_limit", None))
     start = Start(experiment, corpus, RunStore(results))

@@ -16,14 +16,19 @@ from mtlib.objectives.penalty import Penalty, Step
 from mtlib.randomness import seeded
 from mtlib.tasks import TASKS
 from mtlib.training import evaluation
-from mtlib.training.device import Device
+from mtlib.training.distributed import Device, Ranks
+from mtlib.training.optimization import (
+    fingerprint,
+    gathered,
+    learning_rate_factor,
+    parameter_groups,
+    positions,
+    restore,
+)
 from mtlib.training.progress import Progress, log_epoch
-from mtlib.training.ranks import Ranks
 from mtlib.training.runs import Run, environment
-from mtlib.training.schedule import learning_rate_factor, positions
 from mtlib.training.signals import Interruption
 from mtlib.training.start import Start, continued
-from mtlib.training.state import fingerprint, gathered, parameter_groups, restore
 
 SHARE = 0.02
 """An epoch's checkpoint is left out where it would make saving take more than this share of the training time."""

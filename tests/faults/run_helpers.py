@@ -28,11 +28,10 @@ from mtlib.experiments import Optimisation
 from mtlib.randomness import seeded
 from mtlib.training import fit as fitting
 from mtlib.training import loop
-from mtlib.training.device import Device
-from mtlib.training.ranks import Ranks
+from mtlib.training.distributed import Device, Ranks
+from mtlib.training.optimization import fingerprint, gathered
 from mtlib.training.runs import Run, RunStore
 from mtlib.training.start import Start
-from mtlib.training.state import fingerprint, gathered
 
 CHANGING = ("status.json", "environment.json", "lock", "lock.holder")
 """Files of a run that say when and where it ran."""
@@ -95,7 +94,7 @@ class Tiny:
         def noting(training):
             finish = training.finish
             training.finish = lambda: (
-                (folder / f"state{training.ranks.rank or ''}").write_text(digest(training)),
+                (folder / f"state{training.distributed.rank or ''}").write_text(digest(training)),
                 finish(),
             )
             guarded(training)

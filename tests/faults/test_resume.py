@@ -16,7 +16,8 @@ from store_helpers import fork, snapshot
 import mtlib
 from mtlib.errors import CheckpointError, StorageError
 from mtlib.objectives.bregman import Bregman
-from mtlib.training import checkpoints, loop, state
+from mtlib.training import checkpoints, loop
+from mtlib.training import optimization as state
 from mtlib.training.files import storage
 from mtlib.training.runs import RunStore
 

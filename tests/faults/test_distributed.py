@@ -18,7 +18,7 @@ import mtlib
 from mtlib.objectives import smart
 from mtlib.training import loop
 from mtlib.training.checkpoints import CheckpointStore
-from mtlib.training.ranks import PATIENCE
+from mtlib.training.distributed import PATIENCE
 from mtlib.training.runs import RunStore
 
 SECONDS = 30

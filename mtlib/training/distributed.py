@@ -8,7 +8,7 @@ records as JSON text: nothing is unpickled.
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ from mtlib.data.batches import Batch, TokenizedSplit
 from mtlib.errors import CheckpointError, StorageError
 from mtlib.model import MultitaskModel, predictions
 from mtlib.objectives.penalty import Share
+from mtlib.precision import Precision, autocast, resolved
 from mtlib.training.runs import Run
 
 PATIENCE = "MTLIB_RANK_TIMEOUT"
@@ -34,6 +35,23 @@ def join() -> torch.device:
         return PartialState().device
     patience = timedelta(seconds=float(os.environ.get(PATIENCE, "600")))
     return PartialState(cpu=not torch.cuda.is_available(), timeout=patience).device
+
+
+class Device:
+    """Where a run computes, and in which precision; raises what `mtlib.precision.resolved` raises."""
+
+    def __init__(self, precision: Precision = "auto"):
+        self.device = join()
+        self.precision = resolved(precision, self.device)
+
+    @property
+    def fused(self) -> bool:
+        """Whether AdamW's fused kernel is to be used."""
+        return self.device.type in ("cpu", "cuda")
+
+    def autocast(self) -> AbstractContextManager:
+        """Autocast to bfloat16, or a context that changes nothing."""
+        return autocast(self.device, self.precision)
 
 
 class Ranks:
