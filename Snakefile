@@ -52,7 +52,7 @@ for stage, shown in STAGES.items():
 
     rule:
         name:
-            stage
+            f"notebook_{stage}"
         input:
             notebook=shown["notebook"],
             runs=shown["after"],
@@ -60,11 +60,12 @@ for stage, shown in STAGES.items():
             EXECUTED.format(stage),
         params:
             path=shown["notebook"],
-            given=[f"-p={each}" for each in shown["parameters"]],
+            given=[f"--parameter={each}" for each in shown["parameters"]],
             results=RESULTS,
             figures=PLAN["figures"],
             content=PLAN["content"],
             code=PLAN["code"],
+            basis=PLAN["basis"],
         threads: THREADS
         shell:
             JOB + "run --path={params.path:q} {params.given:q} --figures={params.figures:q}" + WHERE

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serial
 from mtlib.errors import ConfigurationError
 from mtlib.objectives.bregman import Bregman
 from mtlib.objectives.penalty import Penalty
+from mtlib.objectives.smart import Smart  # noqa: F401  (a penalty is known by its kind once it is imported)
 from mtlib.precision import Precision
 from mtlib.samplers import RoundRobin, Sampler
 from mtlib.tasks import TASKS, Task

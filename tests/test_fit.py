@@ -93,6 +93,15 @@ def test_an_identical_experiment_is_loaded_and_not_trained_again(run, corpus, mo
     assert again.path == run.path
 
 
+def test_a_run_is_the_same_whatever_tasks_lie_beside_its_own(corpus, tmp_path):
+    ranking, single = mtlib.pretraining("smoke"), smoke(tasks=("sts", "sst"))
+    for experiment in (ranking, single, single.but(start_from=ranking)):
+        alone = Start(experiment, made_up_corpus((SST, STS)), RunStore(tmp_path))
+        assert Start(experiment, corpus, RunStore(tmp_path)).identity == alone.identity
+    with pytest.raises(DataError, match="expected the task 'sts', found sst"):
+        fit(single, made_up_corpus((SST,)), tmp_path)
+
+
 def test_the_first_step_is_adamw_on_the_task_loss(corpus, tmp_path):
     """One round-robin step, recomputed with torch's own plain AdamW, decay only on matrices, gradient clipped to 1."""
     experiment = smoke(epochs=1, steps_per_epoch=1, precision="float32", weight_decay=0.1, tasks=("qqp",))

@@ -5,7 +5,7 @@ import json
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, cast
@@ -75,6 +75,17 @@ class Corpus(Mapping[str, Splits]):
     def title(self) -> str:
         """How tables, figures and run records call it."""
         return TITLES.get(self.kind, self.name)
+
+    def only(self, names: Sequence[str]) -> "Corpus":
+        """The corpus of these tasks alone, in this order. Raises DataError for a task that it has not."""
+        if list(names) == list(self):
+            return self
+        for name in names:
+            if name not in self:
+                raise DataError(f"corpus {self.name}: expected the task {name!r}, found {', '.join(self)}")
+        by_name = {task.name: task for task in self.tasks}
+        splits = {name: self[name] for name in names}
+        return replace(self, tasks=tuple(by_name[name] for name in names), splits=splits)
 
     @cached_property
     def fingerprint(self) -> str:

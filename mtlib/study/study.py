@@ -12,7 +12,7 @@ import transformers
 from matplotlib.figure import Figure
 
 from mtlib.data.batches import Batch, TokenizedSplit
-from mtlib.data.corpus import Corpus, load_corpus
+from mtlib.data.corpus import TITLES, Corpus, load_corpus
 from mtlib.errors import ConfigurationError, MissingRunError, StorageError
 from mtlib.experiments import Experiment, Optimisation, Pretraining, checked
 from mtlib.metrics import evenness
@@ -68,7 +68,7 @@ class Study:
             f"torch {torch.__version__}, transformers {transformers.__version__}, pandas {pd.__version__}\n"
             f"{device.device}, {device.precision}, {torch.get_num_threads()} threads\n"
             f"preset {self.preset_name}: {self.preset.dial:g} of the report's steps; encoder {encoder}; "
-            f"corpus {self.corpus.title}"
+            f"corpus {TITLES.get(self.source, Path(self.source).name)}"
         )
 
     def experiment(self, **settings) -> Experiment:

@@ -16,11 +16,16 @@ SCOPE = ("torch", "transformers", "tokenizers", "numpy", "device", "precision", 
 class Start:
     """The weights that `experiment` starts from on `corpus`: an encoder as it is found, or another run's.
 
-    The other run is that of `experiment.start_from` on the same corpus; `model` needs it to be finished.
+    Of the corpus it sees only the tasks that it and its ancestors train on: a run is the same whatever lies beside
+    them. The other run is that of `experiment.start_from` on the same corpus; it need not be finished before `model` is
+    called.
+    Raises DataError for a corpus without one of the tasks.
     """
 
     def __init__(self, experiment: Optimisation, corpus, store: RunStore):
-        self.experiment, self.corpus, self.store = experiment, corpus, store
+        self.experiment, self.store = experiment, store
+        trained = [name for each in (experiment, *experiment.ancestors()) for name in each.task_names]
+        self.corpus = corpus.only(list(dict.fromkeys(trained)))
         if experiment.start_from is not None:
             self.parent = Start(experiment.start_from, corpus, store)
             self.fingerprint = self.parent.identity

@@ -36,11 +36,9 @@ def prepare(plan: Plan, results: str | Path, figures: str | Path, again: str) ->
 
     again: the command that goes on after a crash. Raises what reading the corpus raises.
     """
-    code = {"code": fingerprint(), "again": again}
-    if plan.corpus in TITLES:
-        return plan.write(results, figures, content=fingerprint("data"), **code)
-    tasks = {task: None for each in plan.experiments.values() for task in each.task_names} or None
-    return plan.write(results, figures, content=load_corpus(plan.corpus, tasks and list(tasks)).fingerprint, **code)
+    generated = plan.corpus in TITLES
+    content = fingerprint("data") if generated else load_corpus(plan.corpus, plan.basis.tasks).fingerprint
+    return plan.write(results, figures, content=content, code=fingerprint(), again=again)
 
 
 def snakemake(goal: str, plan: Path, jobs: int, threads: int, *more: str, profile: str = "default") -> int:
@@ -95,9 +93,10 @@ def planned(text: str) -> Iterator[str]:
     """A line for each job of a dry run's output: its name, and why it would run."""
     for job in re.split(r"^(?:local)?rule ", text, flags=re.MULTILINE)[1:]:
         rule, found = job.partition(":")[0], dict(re.findall(r"^    (reason|wildcards): (.*)$", job, re.MULTILINE))
-        if rule != "all":
+        if rule not in ("all", "collect", "gallery"):
             reason = re.sub(r": \S.*", "", found.get("reason", ""))
-            yield f"{rule.removeprefix('train_'):40} {'trains' if rule.startswith('train_') else 'executes'}; {reason}"
+            kind, _, name = rule.partition("_")
+            yield f"{name:40} {'trains' if kind == 'train' else 'executes'}; {reason}"
 
 
 def _awaited(process: subprocess.Popen) -> int:
