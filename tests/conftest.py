@@ -8,10 +8,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import settings
 
 from mtlib.data.corpus import Corpus, Splits
 from mtlib.randomness import generator
 from mtlib.tasks import QQP, SST, STS
+
+settings.register_profile("mtlib", deadline=None)  # a busy machine is no fault
+settings.load_profile("mtlib")
 
 WORDS = "red green blue cat dog bird runs sleeps sings slowly quickly never often big small old new".split()
 

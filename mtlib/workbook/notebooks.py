@@ -160,7 +160,7 @@ def _execute(notebook, output: Path, parameters: dict, root: Path, timeout, prog
         with _terminable(), tempfile.TemporaryDirectory(prefix="mtlib-") as sockets:
             executed = papermill.execute_notebook(
                 notebook,
-                output,
+                str(output).replace("{", "{{").replace("}", "}}"),  # papermill takes it for a format string
                 parameters,
                 kernel_name="python3",
                 language="python",
@@ -258,7 +258,8 @@ def _kernel_manager(folder: Path, places: dict[str, str]) -> type:
         @property
         def kernel_spec(self) -> KernelSpec:
             argv = [sys.executable, "-m", "mtlib.workbook.notebooks", "-f", "{connection_file}"]
-            return KernelSpec(argv=argv, display_name="Python 3", language="python", env=places)
+            env = {name: place.replace("$", "$$") for name, place in places.items()}  # else $PATH would be filled in
+            return KernelSpec(argv=argv, display_name="Python 3", language="python", env=env)
 
     return ThisInterpreter
 

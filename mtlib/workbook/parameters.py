@@ -81,7 +81,15 @@ def load_notebook(path: Path):
 
     try:
         return nbformat.read(path, as_version=4)
-    except (nbformat.reader.NotJSONError, nbformat.ValidationError, KeyError, UnicodeDecodeError, OSError) as error:
+    except (
+        nbformat.ValidationError,
+        LookupError,
+        AttributeError,
+        TypeError,
+        ValueError,
+        RecursionError,
+        OSError,
+    ) as error:
         raise ConfigurationError(f"{path}: not a notebook ({type(error).__name__})") from None
 
 
