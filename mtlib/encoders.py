@@ -159,9 +159,19 @@ def load_folder(folder: Path) -> tuple[nn.Module, transformers.PreTrainedTokeniz
             f"{folder}: expected a tokenizer with padding whose tokens are below {rows}, the rows of the embedding; "
             f"found {len(words)} tokens, the last {max(words, default=None)}, padding {pad}"
         )
+    if position_padding(module) not in (None, pad):
+        counted = position_padding(module)
+        raise CheckpointError(
+            f"{folder}: the encoder counts positions by padding {counted}, its tokenizer pads with {pad}"
+        )
     if not torch.cuda.is_available():
         module.set_attn_implementation("eager")  # faster than torch's fused kernel on a CPU's short masked sequences
     return module, tokenizer
+
+
+def position_padding(encoder: nn.Module) -> int | None:
+    """The token that an encoder such as RoBERTa or MPNet leaves out when it counts positions; None where all count."""
+    return getattr(getattr(encoder.embeddings, "position_embeddings", None), "padding_idx", None)
 
 
 def _own(content: dict[str, Any]) -> dict[str, Any]:

@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 
 from mtlib import folders
-from mtlib.data.batches import TokenizedSplit
-from mtlib.encoders import load_folder
+from mtlib.data.batches import PAD_TO, TokenizedSplit
+from mtlib.encoders import load_folder, position_padding
 from mtlib.errors import CheckpointError, ConfigurationError
 from mtlib.randomness import torch_generator
 from mtlib.tasks import Task
@@ -222,10 +222,10 @@ def _about(folder: Path, seal: str | None) -> About:
 
 
 def _positions(encoder: nn.Module) -> int:
-    """Longest input in tokens: RoBERTa and MPNet count positions from behind that of padding."""
+    """Longest input in tokens that is still one when it is padded; RoBERTa and MPNet count from behind padding."""
     positions = getattr(encoder.config, "max_position_embeddings", sys.maxsize)
-    padding = getattr(getattr(encoder.embeddings, "position_embeddings", None), "padding_idx", None)
-    return positions if padding is None else positions - padding - 1
+    padding = position_padding(encoder)
+    return (positions if padding is None else positions - padding - 1) // PAD_TO * PAD_TO
 
 
 def _stored_heads(path: Path, tasks: Sequence[Task], hidden: int) -> dict[str, torch.Tensor]:

@@ -101,5 +101,14 @@ def register(task: Task) -> Task:
     return task
 
 
+def registered(name: str) -> Task:
+    """The task known as `name`; raises ConfigurationError when none was registered under it."""
+    if name not in TASKS:
+        raise ConfigurationError(
+            f"unknown task {name[:60]!r}: known are {', '.join(TASKS)}; others need register(Task(...))"
+        )
+    return TASKS[name]
+
+
 for _task in (SST, QQP, STS):
     register(_task)

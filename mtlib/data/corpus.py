@@ -111,13 +111,14 @@ class Corpus(Mapping[str, Splits]):
 
     def balance(self) -> pd.DataFrame:
         """Labels of each labelled split: columns task, split, label, rows, share. Regression labels are rounded."""
-        parts = []
+        columns = ["task", "split", "label", "rows", "share"]
+        parts = [pd.DataFrame(columns=columns)]
         for task, split, frame in self.frames():
-            if "label" in frame:
+            if "label" in frame and len(frame):
                 counts = frame["label"].round().astype("int64").value_counts().sort_index()
                 part = pd.DataFrame({"label": counts.index, "rows": counts.to_numpy()})
                 parts.append(part.assign(task=task.name, split=split, share=part["rows"] / len(frame)))
-        return pd.concat(parts, ignore_index=True)[["task", "split", "label", "rows", "share"]]
+        return pd.concat(parts[1:] or parts, ignore_index=True)[columns]
 
     def lengths(self, tokenizer=None, max_tokens: int = 512) -> pd.DataFrame:
         """Length of the examples in tokens (words without a tokenizer); pairs count as one example.

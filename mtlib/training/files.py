@@ -124,7 +124,7 @@ class RunLock:
         try:
             holder = json.loads(self._holder.read_bytes())
             return f"process {holder['pid']} on {holder['host']}"
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return "a process that has not yet given its name"
 
 

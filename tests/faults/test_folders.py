@@ -240,6 +240,19 @@ def test_a_tokenizer_of_another_model_is_refused(folder):
         load_folder(folder)
 
 
+def test_a_tokenizer_that_pads_with_another_token_than_positions_are_counted_by_is_refused(folder):
+    import transformers
+
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    for padding in (0, 1):
+        config = transformers.RobertaConfig(vocab_size=22, pad_token_id=padding, **small)
+        transformers.RobertaModel(config, add_pooling_layer=False).save_pretrained(folder)
+        if padding == 0:
+            load_folder(folder)
+    with pytest.raises(CheckpointError, match="counts positions by padding 1, its tokenizer pads with 0"):
+        load_folder(folder)
+
+
 @pytest.mark.parametrize("absolute", [True, False])
 @pytest.mark.parametrize("key", ["tokenizer_file", "vocab_file", "fast_tokenizer_files"])
 def test_a_tokenizer_is_read_from_its_own_folder_whatever_its_configuration_says(folder, tmp_path, key, absolute):
