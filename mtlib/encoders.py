@@ -136,7 +136,7 @@ def load_folder(folder: Path) -> tuple[nn.Module, transformers.PreTrainedTokeniz
     try:
         config = transformers.CONFIG_MAPPING[about["model_type"]].from_dict(about)
         kind = transformers.MODEL_MAPPING[type(config)]
-        weights = {}
+        weights: dict[str, torch.Tensor] = {}
         for path in folders.weight_files(folder):
             weights |= safetensors.torch.load_file(path)
         module = _filled(kind, config, weights, folder)
@@ -178,7 +178,7 @@ def _own(content: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in content.items() if not FOREIGN.fullmatch(key)}
 
 
-def _filled(kind: type, config, weights: dict[str, torch.Tensor], folder: Path) -> nn.Module:
+def _filled(kind: Any, config, weights: dict[str, torch.Tensor], folder: Path) -> nn.Module:
     """The module of `kind` with these weights. Raises CheckpointError, naming tensors, where they do not fit."""
     layers, stored = getattr(config, "num_hidden_layers", 0), sum(tensor.numel() for tensor in weights.values())
     if layers > len(weights):  # before anything is built from a number that may be a thousand million

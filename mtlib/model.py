@@ -129,7 +129,7 @@ class MultitaskModel(nn.Module):
         """
         known = self.task(task)
         if not len(_listed(inputs)):
-            return self.predict(task, [("", "") if known.is_pair else ""]).iloc[:0]
+            return self.predict(task, [("", "")] if known.is_pair else [""]).iloc[:0]
         return predictions(self, self.tokenize(known, inputs)).drop(columns="id")
 
     def embed(self, texts: Sequence[str], normalise: bool = False) -> np.ndarray:
@@ -261,7 +261,7 @@ def _given(block: nn.Module, output: torch.Tensor) -> Iterator[None]:
         del block.forward
 
 
-def _listed(inputs) -> Sequence:
+def _listed(inputs) -> Sequence | np.ndarray | pd.Series:
     """`inputs`, if they are a list of some kind; one text would be taken for its letters, a table for its columns."""
     if isinstance(inputs, str | bytes) or not isinstance(inputs, Sequence | np.ndarray | pd.Series):
         raise ConfigurationError(

@@ -5,8 +5,8 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from mtlib import metrics
 from mtlib.errors import ConfigurationError
@@ -76,7 +76,7 @@ class Task:
         """Mean loss of `logits` [batch, outputs] against `labels` [batch], a float32 scalar."""
         return losses.LOSSES[self.kind](logits, labels)
 
-    def score(self, labels: np.ndarray, predictions: np.ndarray) -> float:
+    def score(self, labels: ArrayLike, predictions: ArrayLike) -> float:
         """The task's score in [0, 1]: accuracy, or (r + 1) / 2 of Pearson's r for a regression task."""
         if self.kind == "regression":
             return metrics.similarity_score(labels, predictions)

@@ -208,7 +208,8 @@ def check(
 
 def words(frame: pd.DataFrame) -> np.ndarray:
     """Whitespace-separated words of each example, [n]."""
-    return sum(np.array([len(text.split()) for text in frame[name]], dtype=np.int64) for name in text_columns(frame))
+    counts = (np.array([len(text.split()) for text in frame[name]], dtype=np.int64) for name in text_columns(frame))
+    return sum(counts, start=np.zeros(len(frame), dtype=np.int64))
 
 
 def tokens(frame: pd.DataFrame, tokenizer) -> np.ndarray:

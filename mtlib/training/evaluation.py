@@ -1,6 +1,6 @@
 """Scoring a model on a split, and the half of dev that may choose."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import cache
 
 import numpy as np
@@ -13,7 +13,7 @@ from mtlib.randomness import derive, generator
 from mtlib.tasks import registered
 
 
-def in_choosing_half(ids: Sequence[str]) -> np.ndarray:
+def in_choosing_half(ids: Iterable[str]) -> np.ndarray:
     """Whether each id [n] is in the choosing half of dev: one bit of the id's own hash, whatever its position."""
     return np.array([_may_choose(identity) for identity in ids], bool)
 

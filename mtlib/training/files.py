@@ -137,7 +137,7 @@ def storage(action: str, path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        name = errno.errorcode.get(error.errno, "")
+        name = errno.errorcode.get(error.errno or 0, "")
         raise StorageError(f"{path}: cannot {action}: {error.strerror or error} {name}".rstrip()) from error
     except Exception as error:
         if not (found := _OS_ERROR.search(str(error))):
