@@ -35,8 +35,15 @@ TINY = {
     "max_position_embeddings": 128,
 }
 COMMIT = re.compile(r"[0-9a-f]{40}")
-FOREIGN = re.compile(r".*_files?|auto_map|quantization_config|_?attn_implementation.*|name_or_path")
-"""Keys of a stored configuration that would have other files read, other code run, or other arithmetic done."""
+FOREIGN = re.compile(
+    r".*_files?|auto_map|quantization_config|fusion_config|_?attn_implementation.*|_?name_or_path|num_labels|id2label|label2id"
+    r"|chunk_size_feed_forward"
+)
+"""Keys of a stored configuration that would have other files read, other code run, other arithmetic done, or labels
+counted that no head of mtlib has."""
+
+TRIAL = ["a", "Is 8\u00bd \u2603 a zyzzyva?"], ["b", ""]
+"""Pairs that every new encoder reads once: whatever is wrong with it shows here and not in the middle of a run."""
 
 SHOWN = 6
 """How many tensors an error lists."""
@@ -143,6 +150,9 @@ def load_folder(folder: Path) -> tuple[nn.Module, transformers.PreTrainedTokeniz
         tokenizer = _tokenizer(folder)
         words = tokenizer.get_vocab().values()
         rows, pad = module.get_input_embeddings().num_embeddings, tokenizer.pad_token_id
+        fits = bool(words) and max(words) < rows and pad is not None
+        if fits and hasattr(module, "embeddings"):
+            _try(module, tokenizer)
     except (MemoryError, CheckpointError):
         raise
     except Exception as error:  # transformers, tokenizers and safetensors have no base class for what content can do
@@ -154,7 +164,7 @@ def load_folder(folder: Path) -> tuple[nn.Module, transformers.PreTrainedTokeniz
         raise ConfigurationError(
             f"encoder {str(folder)!r} ({kind.__name__}) has no embedding block: expected a BERT-like one"
         )
-    if not words or max(words) >= rows or pad is None:
+    if not fits:
         raise CheckpointError(
             f"{folder}: expected a tokenizer with padding whose tokens are below {rows}, the rows of the embedding; "
             f"found {len(words)} tokens, the last {max(words, default=None)}, padding {pad}"
@@ -209,6 +219,21 @@ def _filled(kind: Any, config, weights: dict[str, torch.Tensor], folder: Path) -
         more = f" and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
         raise CheckpointError(f"{folder}: the weights are not those of config.json: {'; '.join(faults[:SHOWN])}{more}")
     return module
+
+
+@torch.no_grad()
+def _try(module: nn.Module, tokenizer) -> None:
+    """One small pass; raises whatever an encoder, a tokenizer or a limit of theirs that cannot work raises."""
+    longest = tokenizer.model_max_length
+    if not longest >= 4:
+        raise ValueError(f"expected a tokenizer for inputs of 4 tokens or more, found model_max_length {longest!r}")
+    inputs = dict(
+        tokenizer(*TRIAL, truncation=True, max_length=int(min(longest, 32)), padding=True, return_tensors="pt")
+    )
+    shape = [*inputs["attention_mask"].shape, module.config.hidden_size]
+    hidden = module(**inputs).last_hidden_state
+    if list(hidden.shape) != shape or not torch.isfinite(hidden).all():
+        raise ValueError(f"expected {shape} finite numbers of a small batch, found {list(hidden.shape)} or others")
 
 
 def _tokenizer(folder: Path) -> transformers.PreTrainedTokenizerBase:

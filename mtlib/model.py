@@ -223,7 +223,10 @@ def _about(folder: Path, seal: str | None) -> About:
 
 def _positions(encoder: nn.Module) -> int:
     """Longest input in tokens that is still one when it is padded; RoBERTa and MPNet count from behind padding."""
+    table = getattr(encoder.embeddings, "position_embeddings", None)
     positions = getattr(encoder.config, "max_position_embeddings", sys.maxsize)
+    if isinstance(table, nn.Embedding):
+        positions = table.num_embeddings
     padding = position_padding(encoder)
     return (positions if padding is None else positions - padding - 1) // PAD_TO * PAD_TO
 
