@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 
 from mtlib import folders
-from mtlib.data.batches import TokenizedSplit
-from mtlib.encoders import load_folder
+from mtlib.data.batches import PAD_TO, TokenizedSplit
+from mtlib.encoders import load_folder, position_padding
 from mtlib.errors import CheckpointError, ConfigurationError
 from mtlib.fast import FastEncoder, computing, enabled, known
 from mtlib.precision import Precision, autocast
@@ -147,7 +147,7 @@ class MultitaskModel(nn.Module):
         """
         known = self.task(task)
         if not len(_listed(inputs)):
-            return self.predict(task, [("", "") if known.is_pair else ""]).iloc[:0]
+            return self.predict(task, [("", "")] if known.is_pair else [""]).iloc[:0]
         with autocast(self.device, precision):
             return predictions(self, self.tokenize(known, inputs)).drop(columns="id")
 
@@ -241,10 +241,13 @@ def _about(folder: Path, seal: str | None) -> About:
 
 
 def _positions(encoder: nn.Module) -> int:
-    """Longest input in tokens: RoBERTa and MPNet count positions from behind that of padding."""
+    """Longest input in tokens that is still one when it is padded; RoBERTa and MPNet count from behind padding."""
+    table = getattr(encoder.embeddings, "position_embeddings", None)
     positions = getattr(encoder.config, "max_position_embeddings", sys.maxsize)
-    padding = getattr(getattr(encoder.embeddings, "position_embeddings", None), "padding_idx", None)
-    return positions if padding is None else positions - padding - 1
+    if isinstance(table, nn.Embedding):
+        positions = table.num_embeddings
+    padding = position_padding(encoder)
+    return (positions if padding is None else positions - padding - 1) // PAD_TO * PAD_TO
 
 
 def _stored_heads(path: Path, tasks: Sequence[Task], hidden: int) -> dict[str, torch.Tensor]:
@@ -270,7 +273,7 @@ def _head(hidden: int, task: Task, seed: int) -> nn.Linear:
     return head
 
 
-def _listed(inputs) -> Sequence:
+def _listed(inputs) -> Sequence | np.ndarray | pd.Series:
     """`inputs`, if they are a list of some kind; one text would be taken for its letters, a table for its columns."""
     if isinstance(inputs, str | bytes) or not isinstance(inputs, Sequence | np.ndarray | pd.Series):
         raise ConfigurationError(

@@ -124,7 +124,7 @@ class Ranks:
         if self.size == 1:
             return predictions(model, split)
         rows = np.arange(self.rank, -(-len(split) // self.size) * self.size, self.size) % len(split)
-        own = predictions(model, split.part(rows))
+        own = predictions(model, split.part(rows.tolist()))
         parts = self.gathered((rows.tolist(), own.to_dict("list")))
         frame = pd.concat([pd.DataFrame(columns, index=rows).astype(own.dtypes) for rows, columns in parts])
         return frame[~frame.index.duplicated()].sort_index()

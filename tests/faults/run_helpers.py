@@ -94,7 +94,7 @@ class Tiny:
         def noting(training):
             finish = training.finish
             training.finish = lambda: (
-                (folder / f"state{training.distributed.rank or ''}").write_text(digest(training)),
+                (folder / f"state{training.ranks.rank or ''}").write_text(digest(training)),
                 finish(),
             )
             guarded(training)

@@ -1,6 +1,7 @@
 """Two processes on one run: the single process's result, and no process that outlives the other."""
 
 import os
+import pickle
 import signal
 import socket
 import subprocess
@@ -129,6 +130,16 @@ def test_penalties_of_two_processes_are_those_of_one(tmp_path, penalty):
     logged = [name for name in one.history if name.startswith((penalty.kind, "train_loss"))]
     assert len(logged) > 3
     np.testing.assert_allclose(two.history[logged], one.history[logged], rtol=1e-3, atol=1e-5)
+
+
+def test_processes_send_no_pickles(tmp_path):
+    def forbid(patch):
+        for name in ("all_gather_object", "gather_object", "broadcast_object_list", "scatter_object_list"):
+            patch.setattr(torch.distributed, name, None)
+        patch.setattr(pickle, "loads", None)
+        patch.setattr(pickle, "Unpickler", None)
+
+    assert both(uneven(epochs=1), tmp_path, forbid, forbid) == [0, 0]
 
 
 @pytest.mark.slow
