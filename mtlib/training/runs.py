@@ -175,7 +175,7 @@ class Run:
 
         seal: of an unfinished run, what `write_model` returned; of a finished one it is in status.json.
         """
-        return MultitaskModel.from_pretrained(self.path / "model", seal or self.read(STATUS).get("seal"))
+        return MultitaskModel.from_pretrained(self.path / "model", seal or self.read(STATUS).get("seal")).to(join())
 
     @property
     def checkpoints(self) -> CheckpointStore:
