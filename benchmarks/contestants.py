@@ -24,8 +24,8 @@ import mtlib
 from mtlib.data.corpus import Corpus, Splits, load_corpus
 from mtlib.packaged import minilm_folder
 from mtlib.tasks import QQP
-from mtlib.training.loop import Training
 from mtlib.training.distributed import Ranks
+from mtlib.training.loop import Training
 from mtlib.training.runs import RunStore
 from mtlib.training.start import Start
 
@@ -53,7 +53,14 @@ def pairs_of(name: str) -> Corpus:
 def mtlib_training(corpus: Corpus, held: ExitStack, **changes) -> Training:
     """A training ready for its first step; its run is locked and thrown away in the end."""
     results = held.enter_context(tempfile.TemporaryDirectory())
-    settings = {"tasks": ("qqp",), "penalties": (), "epochs": 1, "steps_per_epoch": 10_000, "batch_size": BATCH, **changes}
+    settings = {
+        "tasks": ("qqp",),
+        "penalties": (),
+        "epochs": 1,
+        "steps_per_epoch": 10_000,
+        "batch_size": BATCH,
+        **changes,
+    }
     experiment, store = mtlib.experiment("tour", **settings), RunStore(results)
     start = Start(experiment, corpus, store)
     run = start.run()

@@ -29,9 +29,9 @@ from mtlib.objectives.bregman import Bregman
 from mtlib.objectives.penalty import Penalty
 from mtlib.objectives.smart import Smart
 from mtlib.tasks import SST
+from mtlib.training.distributed import Ranks
 from mtlib.training.loop import Training
 from mtlib.training.pretraining import Ranking
-from mtlib.training.distributed import Ranks
 from mtlib.training.runs import RunStore
 from mtlib.training.start import Start
 

@@ -18,10 +18,10 @@ from torch import nn
 
 from mtlib import folders
 from mtlib.data.batches import PAD_TO, TokenizedSplit
+from mtlib.device import Precision, autocast
 from mtlib.encoders import load_folder, position_padding
 from mtlib.errors import CheckpointError, ConfigurationError
 from mtlib.fast import FastEncoder, computing, enabled, known
-from mtlib.precision import Precision, autocast
 from mtlib.randomness import torch_generator
 from mtlib.tasks import Task
 

@@ -18,6 +18,7 @@ from sklearn.metrics import silhouette_samples
 from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
 
+from mtlib.device import Device
 from mtlib.encoders import find_encoder
 from mtlib.errors import DataError
 from mtlib.model import MultitaskModel
@@ -25,7 +26,6 @@ from mtlib.randomness import generator
 from mtlib.study.cache import NO_CACHE, Cache, inference
 from mtlib.study.plots import PALETTE, interval, panels
 from mtlib.study.statistics import bootstrap_p, percentile_interval, resolve
-from mtlib.training.distributed import Device
 from mtlib.training.files import make_folder, storage, write_atomic
 
 MEASURES = ("purity", "silhouette")

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from mtlib.data.batches import Batch, TokenizedSplit
 from mtlib.data.corpus import TITLES, Corpus, load_corpus
+from mtlib.device import Device
 from mtlib.errors import ConfigurationError, MissingRunError, StorageError
 from mtlib.experiments import Experiment, Optimisation, Pretraining, checked
 from mtlib.metrics import evenness
@@ -24,7 +25,6 @@ from mtlib.study.cache import Cache
 from mtlib.study.eval_splits import Dev, Part, ReportingHalf, task_scores, tasks_of
 from mtlib.study.statistics import compare
 from mtlib.tasks import TASKS
-from mtlib.training.distributed import Device
 from mtlib.training.fit import fit
 from mtlib.training.runs import Run, RunStore
 from mtlib.training.start import Start, find

@@ -6,52 +6,21 @@ records as JSON text: nothing is unpickled.
 """
 
 import json
-import os
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
-from datetime import timedelta
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
-from accelerate import PartialState
 from torch import distributed
 
 from mtlib.data.batches import Batch, TokenizedSplit
+from mtlib.device import join
 from mtlib.errors import CheckpointError, StorageError
 from mtlib.model import MultitaskModel, predictions
 from mtlib.objectives.penalty import Share
-from mtlib.precision import Precision, autocast, resolved
 from mtlib.training.runs import Run
-
-PATIENCE = "MTLIB_RANK_TIMEOUT"
-"""Environment variable: seconds that a process waits for the others before the run ends (600)."""
-
-
-def join() -> torch.device:
-    """The device of this process, joined to the others of its launch if there are any."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return PartialState().device
-    patience = timedelta(seconds=float(os.environ.get(PATIENCE, "600")))
-    return PartialState(cpu=not torch.cuda.is_available(), timeout=patience).device
-
-
-class Device:
-    """Where a run computes, and in which precision; raises what `mtlib.precision.resolved` raises."""
-
-    def __init__(self, precision: Precision = "auto"):
-        self.device = join()
-        self.precision = resolved(precision, self.device)
-
-    @property
-    def fused(self) -> bool:
-        """Whether AdamW's fused kernel is to be used."""
-        return self.device.type in ("cpu", "cuda")
-
-    def autocast(self) -> AbstractContextManager:
-        """Autocast to bfloat16, or a context that changes nothing."""
-        return autocast(self.device, self.precision)
 
 
 class Ranks:

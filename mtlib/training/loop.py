@@ -10,13 +10,14 @@ import torch
 
 from mtlib import fast
 from mtlib.data.batches import Batch, TokenizedCorpus, TokenizedSplit
+from mtlib.device import Device
 from mtlib.errors import CheckpointError, DivergenceError
 from mtlib.model import MultitaskModel
 from mtlib.objectives.penalty import Penalty, Step
 from mtlib.randomness import seeded
 from mtlib.tasks import TASKS
 from mtlib.training import evaluation
-from mtlib.training.distributed import Device, Ranks
+from mtlib.training.distributed import Ranks
 from mtlib.training.optimization import (
     fingerprint,
     gathered,

@@ -17,6 +17,7 @@ import torch
 
 from mtlib import fast
 from mtlib.data.cached import file_sha256
+from mtlib.device import join
 from mtlib.errors import CheckpointError, ConfigurationError, MtlibError
 from mtlib.experiments import FORMAT, Optimisation, read_experiment
 from mtlib.model import MultitaskModel

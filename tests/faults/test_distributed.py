@@ -16,10 +16,10 @@ from accelerate import PartialState
 from run_helpers import PRETRAINING, SMART_AND_TEACHER, Tiny, after_step, tiny
 
 import mtlib
+from mtlib.device import PATIENCE
 from mtlib.objectives import smart
 from mtlib.training import loop
 from mtlib.training.checkpoints import CheckpointStore
-from mtlib.training.distributed import PATIENCE
 from mtlib.training.runs import RunStore
 
 SECONDS = 30

@@ -1,9 +1,12 @@
-"""Float32 or bfloat16: what a device computes in."""
+"""Where this process computes, and in which precision: the one place that decides it."""
 
+import os
 from contextlib import AbstractContextManager
+from datetime import timedelta
 from typing import Literal
 
 import torch
+from accelerate import PartialState
 
 from mtlib.errors import ConfigurationError
 
@@ -36,3 +39,32 @@ def resolved(precision: Precision, device: torch.device) -> str:
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager:
     """Autocast to bfloat16, or a context of float32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=resolved(precision, device) == "bfloat16")
+
+
+PATIENCE = "MTLIB_RANK_TIMEOUT"
+"""Environment variable: seconds that a process waits for the others before the run ends (600)."""
+
+
+def join() -> torch.device:
+    """The device of this process, joined to the others of its launch if there are any."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return PartialState().device
+    patience = timedelta(seconds=float(os.environ.get(PATIENCE, "600")))
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=patience).device
+
+
+class Device:
+    """Where a run computes, and in which precision; raises what `resolved` raises."""
+
+    def __init__(self, precision: Precision = "auto"):
+        self.device = join()
+        self.precision = resolved(precision, self.device)
+
+    @property
+    def fused(self) -> bool:
+        """Whether AdamW's fused kernel is to be used."""
+        return self.device.type in ("cpu", "cuda")
+
+    def autocast(self) -> AbstractContextManager:
+        """Autocast to bfloat16, or a context that changes nothing."""
+        return autocast(self.device, self.precision)
