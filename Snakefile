@@ -41,7 +41,6 @@ for job, wanted in JOBS.items():
         params:
             experiments=wanted["experiments"],
             corpus=PLAN["corpus"],
-            content=PLAN["content"],
             results=RESULTS,
         threads: THREADS
         shell:
@@ -105,8 +104,8 @@ onstart:
 
 
 onsuccess:
-    print(f"done: notebooks in {Path(EXECUTED).parent}, tables in {RESULTS}/tables/{NAME}, figures in {FIGURES}/{NAME}, "
-          f"runs in {RESULTS}/runs", flush=True)
+    print(f"done: notebooks in {Path(EXECUTED).parent}, tables in {RESULTS}/tables/{NAME}, "
+          f"figures in {FIGURES}/{NAME}, runs in {RESULTS}/runs", flush=True)
 
 
 onerror:

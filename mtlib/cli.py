@@ -174,7 +174,7 @@ def pipeline(
 
     require_project(profile)
     options = f"PRESET={preset}" + (f" CORPUS={corpus}" if corpus else "")
-    plan = prepare(Plan(preset, corpus or ""), results, figures, f"make resume {options}")
+    plan = prepare(goal, Plan(preset, corpus or ""), results, figures, f"make resume {options}")
     raise typer.Exit(snakemake(goal, plan, jobs, threads, *(more or []), profile=profile))
 
 
@@ -206,8 +206,8 @@ def sweep(
     wanted = sweeps.read(file)
     plan = Plan(wanted.preset, corpus or wanted.corpus, file)
     again = " ".join(["mtlib", "sweep", file, *(["--corpus", corpus] if corpus else []), "--resume"])
-    prepared = prepare(plan, results, figures, again)
-    raise typer.Exit(snakemake("resume" if resume else "run", prepared, jobs, threads, profile=profile))
+    goal = Goal.RESUME if resume else Goal.RUN
+    raise typer.Exit(snakemake(goal, prepare(goal, plan, results, figures, again), jobs, threads, profile=profile))
 
 
 @app.command()

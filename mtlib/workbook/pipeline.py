@@ -31,14 +31,19 @@ def lock(root: str | os.PathLike = ".") -> RunLock:
     return RunLock(Path(root) / ".snakemake" / "pipeline.lock")
 
 
-def prepare(plan: Plan, results: str | Path, figures: str | Path, again: str) -> Path:
+def prepare(goal: str, plan: Plan, results: str | Path, figures: str | Path, again: str) -> Path:
     """Read the corpus of a plan once, and write the plan with what its jobs' results depend on; its path.
 
-    again: the command that goes on after a crash. Raises what reading the corpus raises.
+    goal: as in `snakemake`; a dry run's plan has a file of its own, for another may be running. again: the command that
+    goes on after a crash.
+    Raises LockedError when a pipeline runs here, or was killed here and is not resumed; what reading the corpus raises.
     """
+    if goal != "plan":
+        require_alone(again, goal == "resume")
     generated = plan.corpus in TITLES
     content = fingerprint("data") if generated else load_corpus(plan.corpus, plan.basis.tasks).fingerprint
-    return plan.write(results, figures, content=content, code=fingerprint(), again=again)
+    path = Path(results) / "plans" / f"{plan.name}{'.dry' if goal == 'plan' else ''}.json"
+    return plan.write(path, figures, content, results=str(results), code=fingerprint(), again=again)
 
 
 def snakemake(goal: str, plan: Path, jobs: int, threads: int, *more: str, profile: str = "default") -> int:
@@ -48,11 +53,8 @@ def snakemake(goal: str, plan: Path, jobs: int, threads: int, *more: str, profil
     `results/report.html`). plan: the file that `prepare` wrote. jobs: how many at the same time, each with
     `threads` cores. more: options of Snakemake. profile: a folder of `profiles`, where the jobs run; "default" is
     this machine.
-    Raises LockedError when a pipeline runs here, or was killed here and is not resumed.
     """
     about = json.loads(plan.read_text())
-    if goal != "plan":
-        require_alone(about["again"], goal == "resume")
     width = ["--cores", str(jobs * threads)] if profile == "default" else ["--jobs", str(jobs)]
     command = [sys.executable, "-m", "snakemake", "--workflow-profile", f"profiles/{profile}", *width]
     config = ["--config", f"threads={threads}", f"plan={plan}"]

@@ -168,39 +168,38 @@ class Plan:
                 if (other := ancestor.digest[:16]) not in own:
                     yield other
 
-    def write(self, results: str | Path, figures: str | Path, **facts: Any) -> Path:
-        """Write every experiment, and the plan that the Snakefile reads, below `<results>/plans/<name>`; its path.
+    def write(self, path: Path, figures: str | Path, content: str, **facts: Any) -> Path:
+        """Write the plan that the Snakefile reads to `path`, and every experiment to the folder of that name; `path`.
 
-        facts: what else a job's result depends on, such as the corpus' fingerprint.
+        content: fingerprint of the corpus. A run's mark is called by what was trained on what, and a job trains only
+        what is not marked as done; so jobs that have nothing left to train are not in the plan. facts: what else
+        stands in it.
         """
-        folder = Path(results) / "plans" / self.name
+        folder = path.parent / self.name
         with storage("create", folder):
             make_folder(folder.absolute())
-        files = {}
+        files, marks = {}, {}
         for digest, wanted in self.experiments.items():
-            files[digest] = folder / f"{safe_name(wanted.label)}-{digest}.json"
+            files[digest] = folder / f"{safe_name(wanted.label)}-{digest}-{content[:8]}.json"
+            marks[digest] = str(files[digest].with_suffix(".done"))
             if not files[digest].is_file():
                 write_json(files[digest], wanted.model_dump(mode="json"))
-        marks = {digest: str(file.with_suffix(".done")) for digest, file in files.items()}
-        jobs = {
-            job: {
-                "experiments": [str(files[digest]) for digest in digests],
-                "done": [marks[digest] for digest in digests],
-                "after": sorted({marks[digest] for digest in self.after(job)}),
-            }
-            for job, digests in self.jobs.items()
-        }
-        stages = {
-            name: {
+        jobs, stages = {}, {}
+        for job, digests in self.jobs.items():
+            if left := [digest for digest in digests if not Path(marks[digest]).is_file()]:
+                jobs[job] = {
+                    "experiments": [str(files[digest]) for digest in left],
+                    "done": [marks[digest] for digest in left],
+                    "after": sorted({marks[digest] for digest in self.after(job)}),
+                }
+        for name, stage in self.stages.items():
+            stages[name] = {
                 "notebook": os.path.relpath(stage.notebook),
                 "parameters": [f"{key}={_as_text(value)}" for key, value in stage.parameters.items()],
                 "after": [marks[digest] for digest in stage.digests],
             }
-            for name, stage in self.stages.items()
-        }
         about = {"name": self.name, "preset": self.preset, "corpus": self.corpus, "basis": self.basis.digest}
-        about |= {"results": str(results), "figures": str(figures), **facts}
-        path = Path(results) / "plans" / f"{self.name}.json"
+        about |= {"figures": str(figures), "content": content, **facts}
         write_json(path, about | {"jobs": jobs, "stages": stages})
         return path
 
