@@ -1,12 +1,11 @@
 """A BERT encoder's forward pass, fast on a CPU: the same sums as in transformers, in half the time.
 
-What it does otherwise than transformers' modules under autocast:
-- The weights of all layers are cast to bfloat16 once an optimizer step, queries, keys and values as one matrix.
-- Between the layers everything stays float32: residuals, LayerNorm, softmax. Only matrix products and GELU are
-  bfloat16, with one cast before each.
-- Attention is two plain products. A softmax in bfloat16, and torch's fused attention, are slower on short sentences.
-- Dropout masks are 16-bit words of NumPy's fastest bit generator, whose seed is one draw from torch's. So they are
-  a function of torch's seed as ordinary dropout is, at a tenth of its cost.
+What it does otherwise than transformers' modules under autocast: the weights of all layers are cast to bfloat16 once
+an optimizer step, queries, keys and values as one matrix. Between the layers everything stays float32: residuals,
+LayerNorm, softmax; only matrix products and GELU are bfloat16, with one cast before each. Attention is two plain
+products, for a softmax in bfloat16, and torch's fused attention, are slower on short sentences. Dropout masks are 16-bit
+words of NumPy's fastest bit generator, whose seed is one draw from torch's: so they are a function of torch's seed as
+ordinary dropout is, at a tenth of its cost.
 
 Without autocast the same code computes in float32. Encoders and devices that it does not know are left to
 transformers. The environment variable MTLIB_FAST=0 turns it off; a run records which it was.
@@ -165,6 +164,7 @@ class Bfloat16(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, sizes: Sequence[int], *parameters: Tensor):
+        """The joined casts, one a size."""
         ctx.parameters, ctx.rows = parameters, []
         remaining, outputs = iter(parameters), []
         for size in sizes:
@@ -179,6 +179,7 @@ class Bfloat16(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *gradients: Tensor):
+        """Gradients of the parameters, or none where they were added to what is there."""
         parts = [part for gradient, rows in zip(gradients, ctx.rows, strict=True) for part in gradient.split(rows)]
         for index, parameter in enumerate(ctx.parameters):
             if parameter.grad is None:
@@ -197,12 +198,14 @@ class Lookup(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, table: Tensor, ids: Tensor, padding: int | None) -> Tensor:
+        """Rows of the table [words, hidden], [batch, tokens, hidden]."""
         ctx.save_for_backward(table, ids)
         ctx.padding = padding
         return F.embedding(ids, table)
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
+        """The table's gradient, or none where it was added to what is there."""
         table, ids = ctx.saved_tensors
         if ctx.padding is not None:
             gradient = gradient.masked_fill((ids == ctx.padding).unsqueeze(-1), 0)
