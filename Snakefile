@@ -110,5 +110,5 @@ onsuccess:
 
 onerror:
     failed = sorted(Path(EXECUTED).parent.glob("*.failed.ipynb"))
-    print("failed: " + (", ".join(map(str, failed)) or f"see {log}"), flush=True)
+    print("failed: " + (", ".join(map(str, failed)) or "see the newest file in .snakemake/log"), flush=True)
     print(f"`{PLAN['again']}` goes on from here, redoing only what is missing.", flush=True)

@@ -32,10 +32,10 @@ from mtlib.workbook.plan import runs_of
 study = Study(preset, corpus, seed=seed, train=train)
 print(study.about())"""
 
-FIRST = """runs = {f"rate {rate:g}": study.experiment(learning_rate=rate) for rate in rates}
+FIRST_RUNS = """runs = {f"rate {rate:g}": study.experiment(learning_rate=rate) for rate in rates}
 runs["ranked"] = study.experiment(start_from=study.pretraining())"""
 
-SECOND = """annealed = study.experiment(sampler="annealed")
+SECOND_RUNS = """annealed = study.experiment(sampler="annealed")
 runs = {"annealed": annealed, "baseline": study.experiment()}"""
 
 TABLE = """runs = study.fit(runs)
@@ -65,8 +65,8 @@ def project(folder: Path) -> Path:
     (folder / "notebooks").mkdir(parents=True, exist_ok=True)
     for name in ("Snakefile", "presets", "profiles"):
         (folder / name).symlink_to(ROOT / name)
-    trains(folder / "notebooks" / "01_first.ipynb", FIRST)
-    trains(folder / "notebooks" / "02_second.ipynb", SECOND)
+    trains(folder / "notebooks" / "01_first.ipynb", FIRST_RUNS)
+    trains(folder / "notebooks" / "02_second.ipynb", SECOND_RUNS)
     write_preset(folder)
     return folder
 

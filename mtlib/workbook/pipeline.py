@@ -32,7 +32,7 @@ def lock(root: str | os.PathLike = ".") -> RunLock:
 
 
 def prepare(goal: str, plan: Plan, results: str | Path, figures: str | Path, again: str) -> Path:
-    """Read the corpus of a plan once, and write the plan with what its jobs' results depend on; its path.
+    """Read the corpus of a plan once, and write what is to be done; the file's path. "resume" tidies up before that.
 
     goal: as in `snakemake`; a dry run's plan has a file of its own, for another may be running. again: the command that
     goes on after a crash.
@@ -40,6 +40,9 @@ def prepare(goal: str, plan: Plan, results: str | Path, figures: str | Path, aga
     """
     if goal != "plan":
         require_alone(again, goal == "resume")
+    if goal == "resume":
+        for line in tidy(results):
+            print(line, flush=True)
     generated = plan.corpus in TITLES
     content = fingerprint("data") if generated else load_corpus(plan.corpus, plan.basis.tasks).fingerprint
     path = Path(results) / "plans" / f"{plan.name}{'.dry' if goal == 'plan' else ''}.json"
@@ -49,7 +52,7 @@ def prepare(goal: str, plan: Plan, results: str | Path, figures: str | Path, aga
 def snakemake(goal: str, plan: Path, jobs: int, threads: int, *more: str, profile: str = "default") -> int:
     """Run Snakemake in the current folder and return its exit code.
 
-    goal: "run", "plan" (a dry run that says why), "resume" (unlock, sweep, run) or "report" (run, then collect
+    goal: "run", "plan" (a dry run that says why), "resume" (unlock, run) or "report" (run, then collect
     `results/report.html`). plan: the file that `prepare` wrote. jobs: how many at the same time, each with
     `threads` cores. more: options of Snakemake. profile: a folder of `profiles`, where the jobs run; "default" is
     this machine.
@@ -60,8 +63,6 @@ def snakemake(goal: str, plan: Path, jobs: int, threads: int, *more: str, profil
     config = ["--config", f"threads={threads}", f"plan={plan}"]
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"}
     if goal == "resume":
-        for line in tidy(about["results"]):
-            print(line, flush=True)
         unlocking = [*command, "--unlock", *more, *config]
         if code := subprocess.run(unlocking, env=environment, stderr=subprocess.DEVNULL).returncode:
             return code
@@ -102,13 +103,16 @@ def planned(text: str) -> Iterator[str]:
 
 
 def _awaited(process: subprocess.Popen) -> int:
-    """Its exit code; Ctrl-C reaches it by itself, SIGTERM is handed on."""
+    """Its exit code; Ctrl-C reaches it and its jobs by itself, SIGTERM is handed on to both: it would wait for them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     received: list[int] = []
 
     def hand_on(number, frame):
         received.append(number)
         process.send_signal(number)
+        for job, scheduler in _jobs():
+            if scheduler == process.pid:
+                job.send_signal(number)
 
     signal.signal(signal.SIGTERM, hand_on)
     code = process.wait()
@@ -137,8 +141,7 @@ def tidy(results: str | os.PathLike = "results") -> Iterator[str]:
     plans go, and so do marks of runs that are gone or not complete.
     Raises LockedError when such a job does not end.
     """
-    orphans = list(_orphans())
-    if orphans:
+    if orphans := _orphans():
         yield f"waiting for {len(orphans)} jobs of the killed pipeline to save"
     if alive := psutil.wait_procs(orphans, timeout=PATIENCE)[1]:
         raise LockedError(f"processes {', '.join(str(each.pid) for each in alive)} of a killed pipeline still run")
@@ -179,16 +182,18 @@ def _mark_interrupted(file: Path) -> bool:
     return True
 
 
-def _orphans() -> Iterator[psutil.Process]:
+def _orphans() -> list[psutil.Process]:
     """Jobs of this folder whose scheduler is gone."""
+    return [job for job, scheduler in _jobs() if not psutil.pid_exists(scheduler)]
+
+
+def _jobs() -> Iterator[tuple[psutil.Process, int]]:
+    """Processes in this folder that a scheduler started, with its number."""
     for process in psutil.process_iter():
-        try:
+        with suppress(psutil.Error, OSError, ValueError):
             scheduler = process.environ().get(SCHEDULER)
-            if scheduler and process.ppid() != int(scheduler) and process.cwd() == os.getcwd():
-                if not psutil.pid_exists(int(scheduler)):
-                    yield process
-        except (psutil.Error, OSError):
-            continue
+            if scheduler and process.cwd() == os.getcwd():
+                yield process, int(scheduler)
 
 
 def fingerprint(part: str = "") -> str:
