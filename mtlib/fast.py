@@ -3,7 +3,7 @@
 What it does otherwise than transformers' modules under autocast: the weights of all layers are cast to bfloat16 once
 an optimizer step, queries, keys and values as one matrix. Between the layers everything stays float32: residuals,
 LayerNorm, softmax; only matrix products and GELU are bfloat16, with one cast before each. Attention is two plain
-products, for a softmax in bfloat16, and torch's fused attention, are slower on short sentences. Dropout masks are 16-bit
+products, for a softmax in bfloat16 and torch's fused attention are slower on short sentences. Dropout masks are 16-bit
 words of NumPy's fastest bit generator, whose seed is one draw from torch's: so they are a function of torch's seed as
 ordinary dropout is, at a tenth of its cost.
 
