@@ -51,7 +51,9 @@ def compared(study: str, argument: str) -> str:
                 raise SystemExit(f"{study}/{name}: {len(rows)} rows of {system!r} against {against!r}, {task}")
             row = rows.iloc[0]
             seeds = f", {row['seeds']} seeds each" if row.get("seeds", 1) > 1 else ""
-            lines.append(f"- {system} against {against}, {TASKS[task.strip()]}{seeds}: {difference(row)}, {resolved(row)}")
+            lines.append(
+                f"- {system} against {against}, {TASKS[task.strip()]}{seeds}: {difference(row)}, {resolved(row)}"
+            )
     return "\n".join(lines)
 
 

@@ -1,6 +1,6 @@
 """A study's results as they are kept beside the code: tables, figures and executed notebooks, without sentences.
 
-    python docs/reference.py --preset afternoon --corpus FOLDER
+python docs/reference.py --preset afternoon --corpus FOLDER
 """
 
 import argparse

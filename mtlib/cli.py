@@ -320,7 +320,7 @@ def pairs(texts: list[str] | None, option: str) -> list[tuple[str, str]]:
 def predicted(reference: str, source: str | None, split: Split, results: Path) -> dict:
     """Predictions of a finished run by task; raises DataError when the corpus has no such split."""
     from mtlib.data.batches import TokenizedSplit
-    from mtlib.training.device import Device
+    from mtlib.device import Device
     from mtlib.training.evaluation import predict_all
     from mtlib.training.fit import corpus_of
 

@@ -1,4 +1,4 @@
-"""Where encoders come from: packages that carry one, a small random BERT, a Hub id at a pinned revision, or a folder."""
+"""Where encoders come from: a package, a small random BERT, a Hub id at a pinned revision, or a folder."""
 
 import hashlib
 import inspect
@@ -37,8 +37,15 @@ TINY = {
     "max_position_embeddings": 128,
 }
 COMMIT = re.compile(r"[0-9a-f]{40}")
-FOREIGN = re.compile(r".*_files?|auto_map|quantization_config|_?attn_implementation.*|name_or_path")
-"""Keys of a stored configuration that would have other files read, other code run, or other arithmetic done."""
+FOREIGN = re.compile(
+    r".*_files?|auto_map|quantization_config|fusion_config|_?attn_implementation.*|_?name_or_path|num_labels|id2label|label2id"
+    r"|chunk_size_feed_forward"
+)
+"""Keys of a stored configuration that would have other files read, other code run, other arithmetic done, or labels
+counted that no head of mtlib has."""
+
+TRIAL = ["a", "Is 8\u00bd \u2603 a zyzzyva?"], ["b", ""]
+"""Pairs that every new encoder reads once: whatever is wrong with it shows here and not in the middle of a run."""
 
 SHOWN = 6
 """How many tensors an error lists."""
@@ -75,8 +82,8 @@ class Encoder:
 def find_encoder(name: str, revision: str | None = None, seed: int = 0) -> Encoder:
     """The encoder called `name`: "minilm", "mpnet", "tiny" (random weights from `seed`), a folder, or a Hub id.
 
-    A folder that is itself called minilm, mpnet or tiny is meant by its path, `./tiny`. A Hub id needs a revision, the 40
-    digits of a commit; known ids have one pinned. Remote code is never run.
+    A folder that is itself called minilm, mpnet or tiny is meant by its path, `./tiny`. A Hub id needs a revision, the
+    40 digits of a commit; known ids have one pinned. Remote code is never run.
     Raises ConfigurationError for an id without a commit, CheckpointError for a folder that is no encoder.
 
     >>> find_encoder("tiny", seed=3).kind
@@ -93,7 +100,9 @@ def find_encoder(name: str, revision: str | None = None, seed: int = 0) -> Encod
         return Encoder("folder", str(folder), folders.fingerprint(folders.encoder_files(folder)))
     shown = repr(name[:120])
     if not re.fullmatch(r"[\w.-]{1,96}(/[\w.-]{1,96})?", name, re.ASCII):
-        raise ConfigurationError(f"encoder {shown}: expected minilm, mpnet, tiny, a folder or a Hub id such as {BERT_BASE}")
+        raise ConfigurationError(
+            f"encoder {shown}: expected minilm, mpnet, tiny, a folder or a Hub id like {BERT_BASE}"
+        )
     revision = revision or PINNED.get(name)
     if revision is None:
         raise ConfigurationError(
@@ -122,13 +131,16 @@ def load_folder(folder: Path) -> tuple[nn.Module, transformers.PreTrainedTokeniz
     try:
         config = transformers.CONFIG_MAPPING[about["model_type"]].from_dict(about)
         kind = transformers.MODEL_MAPPING[type(config)]
-        weights = {}
+        weights: dict[str, torch.Tensor] = {}
         for path in folders.weight_files(folder):
             weights |= safetensors.torch.load_file(path)
         module = _filled(kind, config, weights, folder)
         tokenizer = _tokenizer(folder)
         words = tokenizer.get_vocab().values()
         rows, pad = module.get_input_embeddings().num_embeddings, tokenizer.pad_token_id
+        fits = bool(words) and max(words) < rows and pad is not None
+        if fits and hasattr(module, "embeddings"):
+            _try(module, tokenizer)
     except (MemoryError, CheckpointError):
         raise
     except Exception as error:  # transformers, tokenizers and safetensors have no base class for what content can do
@@ -140,21 +152,31 @@ def load_folder(folder: Path) -> tuple[nn.Module, transformers.PreTrainedTokeniz
         raise ConfigurationError(
             f"encoder {str(folder)!r} ({kind.__name__}) has no embedding block: expected a BERT-like one"
         )
-    if not words or max(words) >= rows or pad is None:
+    if not fits:
         raise CheckpointError(
             f"{folder}: expected a tokenizer with padding whose tokens are below {rows}, the rows of the embedding; "
             f"found {len(words)} tokens, the last {max(words, default=None)}, padding {pad}"
+        )
+    if position_padding(module) not in (None, pad):
+        counted = position_padding(module)
+        raise CheckpointError(
+            f"{folder}: the encoder counts positions by padding {counted}, its tokenizer pads with {pad}"
         )
     if not torch.cuda.is_available():
         module.set_attn_implementation("eager")  # faster than torch's fused kernel on a CPU's short masked sequences
     return module, tokenizer
 
 
+def position_padding(encoder: nn.Module) -> int | None:
+    """The token that an encoder such as RoBERTa or MPNet leaves out when it counts positions; None where all count."""
+    return getattr(getattr(encoder.embeddings, "position_embeddings", None), "padding_idx", None)
+
+
 def _own(content: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in content.items() if not FOREIGN.fullmatch(key)}
 
 
-def _filled(kind: type, config, weights: dict[str, torch.Tensor], folder: Path) -> nn.Module:
+def _filled(kind: Any, config, weights: dict[str, torch.Tensor], folder: Path) -> nn.Module:
     """The module of `kind` with these weights. Raises CheckpointError, naming tensors, where they do not fit."""
     layers, stored = getattr(config, "num_hidden_layers", 0), sum(tensor.numel() for tensor in weights.values())
     if layers > len(weights):  # before anything is built from a number that may be a thousand million
@@ -185,6 +207,21 @@ def _filled(kind: type, config, weights: dict[str, torch.Tensor], folder: Path) 
         more = f" and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
         raise CheckpointError(f"{folder}: the weights are not those of config.json: {'; '.join(faults[:SHOWN])}{more}")
     return module
+
+
+@torch.no_grad()
+def _try(module: nn.Module, tokenizer) -> None:
+    """One small pass; raises whatever an encoder, a tokenizer or a limit of theirs that cannot work raises."""
+    longest = tokenizer.model_max_length
+    if not longest >= 4:
+        raise ValueError(f"expected a tokenizer for inputs of 4 tokens or more, found model_max_length {longest!r}")
+    inputs = dict(
+        tokenizer(*TRIAL, truncation=True, max_length=int(min(longest, 32)), padding=True, return_tensors="pt")
+    )
+    shape = [*inputs["attention_mask"].shape, module.config.hidden_size]
+    hidden = module(**inputs).last_hidden_state
+    if list(hidden.shape) != shape or not torch.isfinite(hidden).all():
+        raise ValueError(f"expected {shape} finite numbers of a small batch, found {list(hidden.shape)} or others")
 
 
 def _tokenizer(folder: Path) -> transformers.PreTrainedTokenizerBase:

@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator, model_validator
 
+from mtlib.device import Precision
 from mtlib.errors import ConfigurationError
-from mtlib.objectives.bregman import Bregman
+from mtlib.objectives.bregman import Bregman  # noqa: F401
 from mtlib.objectives.penalty import Penalty
 from mtlib.objectives.smart import Smart  # noqa: F401  (a penalty is known by its kind once it is imported)
 from mtlib.samplers import RoundRobin, Sampler
@@ -24,7 +25,6 @@ NAMING = ("name", "encoder", "encoder_revision", "start_from")
 
 Pooling = Literal["cls", "mean"]
 Schedule = Literal["constant", "linear", "halve"]
-Precision = Literal["auto", "bfloat16", "float32"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=10**9)]
@@ -197,8 +197,10 @@ class Experiment(Optimisation):
             raise ValueError("a kind of penalty is given twice")
         if len({penalty.dropout for penalty in penalties}) > 1:
             raise ValueError("penalties of one run share its clean pass: their dropout policies must be equal")
-        if penalties and penalties[0].dropout == "shared" and all(isinstance(each, Bregman) for each in penalties):
-            raise ValueError("bregman makes no second pass to share a mask with: use dropout 'independent', or 'off'")
+        again = any(penalty.runs_student_again and penalty.weight for penalty in penalties)
+        if penalties and penalties[0].dropout == "shared" and not again:
+            kinds = " and ".join(penalty.kind for penalty in penalties)
+            raise ValueError(f"{kinds} makes no second pass to share a mask with: use dropout 'independent', or 'off'")
         return penalties
 
     @field_serializer("sampler")
@@ -255,7 +257,7 @@ class Pretraining(Optimisation):
 
 
 def read_experiment(fields: Any, where: str) -> Optimisation:
-    """The Experiment, or the Pretraining (it has a `task`), whose fields were stored; ConfigurationError says `where`."""
+    """The Experiment, or the Pretraining (it has a `task`), of stored fields; ConfigurationError says `where`."""
     kind = Pretraining if isinstance(fields, dict) and "task" in fields else Experiment
     return checked(kind, fields, where)
 

@@ -25,10 +25,12 @@ def pearson(labels: ArrayLike, predictions: ArrayLike) -> float:
     (1.0, nan)
     """
     labels, predictions = (values.astype(float) for values in _paired(labels, predictions))
-    finite = np.isfinite(labels).all() and np.isfinite(predictions).all()
-    if len(labels) < 2 or not finite or np.ptp(labels) == 0 or np.ptp(predictions) == 0:
+    if len(labels) < 2 or not (np.isfinite(labels).all() and np.isfinite(predictions).all()):
         return float("nan")
-    return float(np.corrcoef(_scaled(labels), _scaled(predictions))[0, 1])
+    labels, predictions = _scaled(labels), _scaled(predictions)
+    if np.ptp(labels) == 0 or np.ptp(predictions) == 0:
+        return float("nan")
+    return float(np.corrcoef(labels, predictions)[0, 1])
 
 
 def similarity_score(labels: ArrayLike, predictions: ArrayLike) -> float:

@@ -3,8 +3,8 @@
 import hashlib
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from inspect import signature
 from pathlib import Path
 from typing import Annotated, Literal
@@ -17,9 +17,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 
 from mtlib import folders
-from mtlib.data.batches import TokenizedSplit
-from mtlib.encoders import load_folder
+from mtlib.data.batches import PAD_TO, TokenizedSplit
+from mtlib.device import Precision, autocast
+from mtlib.encoders import load_folder, position_padding
 from mtlib.errors import CheckpointError, ConfigurationError
+from mtlib.fast import FastEncoder, computing, enabled, known
 from mtlib.randomness import torch_generator
 from mtlib.tasks import Task
 
@@ -66,6 +68,7 @@ class MultitaskModel(nn.Module):
                 f"expected tasks of different names, found {', '.join(task.name for task in tasks)}"
             )
         self.encoder = encoder
+        self._fast = FastEncoder(encoder) if known(encoder) else None
         self.tokenizer = tokenizer
         self.tasks = tuple(tasks)
         self.pooling = pooling
@@ -77,6 +80,15 @@ class MultitaskModel(nn.Module):
     def device(self) -> torch.device:
         """Where the parameters are."""
         return next(self.parameters()).device
+
+    @property
+    def fast(self) -> FastEncoder | None:
+        """The encoder's fast path, where there is one for it and its device."""
+        return self._fast if self._fast and enabled(self.device) else None
+
+    def fixed(self) -> AbstractContextManager:
+        """A context within which no weight changes: what is computed from the weights alone is computed once."""
+        return self.fast.fixed() if self.fast else nullcontext()
 
     def task(self, name: str) -> Task:
         """The model's task called `name`; raises ConfigurationError when it has none of that name."""
@@ -90,14 +102,18 @@ class MultitaskModel(nn.Module):
         block = self.encoder.embeddings
         accepted = signature(block.forward).parameters
         wanted = [name for name in ("input_ids", "token_type_ids") if name in accepted and name in inputs]
-        return block(**{name: inputs[name] for name in wanted})
+        tokens = {name: inputs[name] for name in wanted}
+        return self.fast.embed(**tokens) if self.fast else block(**tokens)
 
     def encode(self, inputs: Mapping[str, torch.Tensor], embeddings: torch.Tensor | None = None) -> torch.Tensor:
         """Sentence vectors [batch, hidden] of tokenized inputs, or of given embedding-block outputs."""
         if embeddings is None:
             embeddings = self.embed_tokens(inputs)
-        with _given(self.encoder.embeddings, embeddings):
-            hidden = self.encoder(**inputs).last_hidden_state
+        if self.fast:
+            hidden = self.fast(embeddings, inputs["attention_mask"])
+        else:
+            with computing(self.encoder.embeddings, lambda *_, **__: embeddings):
+                hidden = self.encoder(**inputs).last_hidden_state
         if self.pooling == "cls":
             return hidden[:, 0]
         mask = inputs["attention_mask"].unsqueeze(-1).to(hidden.dtype)
@@ -120,16 +136,20 @@ class MultitaskModel(nn.Module):
         """Texts, or pairs of texts, as an unlabelled split."""
         return TokenizedSplit(task, _frame(task, inputs), self.tokenizer, self.max_tokens)
 
-    def predict(self, task: str, inputs: Sequence[str] | Sequence[tuple[str, str]]) -> pd.DataFrame:
+    def predict(
+        self, task: str, inputs: Sequence[str] | Sequence[tuple[str, str]], precision: Precision = "auto"
+    ) -> pd.DataFrame:
         """Predictions for texts (or pairs of texts), one row each, in their order; no texts, no rows.
 
-        Columns: `prediction`, and for classes their probabilities `p0`, `p1`, ... Raises ConfigurationError
-        for an unknown task and for inputs that are not what the task reads, such as one text that is not in a list.
+        Columns: `prediction`, and for classes their probabilities `p0`, `p1`, ... precision: as of an experiment.
+        Raises ConfigurationError for an unknown task and for inputs that are not what the task reads, such as one text
+        that is not in a list.
         """
         known = self.task(task)
         if not len(_listed(inputs)):
-            return self.predict(task, [("", "") if known.is_pair else ""]).iloc[:0]
-        return predictions(self, self.tokenize(known, inputs)).drop(columns="id")
+            return self.predict(task, [("", "")] if known.is_pair else [""]).iloc[:0]
+        with autocast(self.device, precision):
+            return predictions(self, self.tokenize(known, inputs)).drop(columns="id")
 
     def embed(self, texts: Sequence[str], normalise: bool = False) -> np.ndarray:
         """Sentence vectors [texts, hidden], float32; `normalise` divides each by its length."""
@@ -221,10 +241,13 @@ def _about(folder: Path, seal: str | None) -> About:
 
 
 def _positions(encoder: nn.Module) -> int:
-    """Longest input in tokens: RoBERTa and MPNet count positions from behind that of padding."""
+    """Longest input in tokens that is still one when it is padded; RoBERTa and MPNet count from behind padding."""
+    table = getattr(encoder.embeddings, "position_embeddings", None)
     positions = getattr(encoder.config, "max_position_embeddings", sys.maxsize)
-    padding = getattr(getattr(encoder.embeddings, "position_embeddings", None), "padding_idx", None)
-    return positions if padding is None else positions - padding - 1
+    if isinstance(table, nn.Embedding):
+        positions = table.num_embeddings
+    padding = position_padding(encoder)
+    return (positions if padding is None else positions - padding - 1) // PAD_TO * PAD_TO
 
 
 def _stored_heads(path: Path, tasks: Sequence[Task], hidden: int) -> dict[str, torch.Tensor]:
@@ -250,17 +273,7 @@ def _head(hidden: int, task: Task, seed: int) -> nn.Linear:
     return head
 
 
-@contextmanager
-def _given(block: nn.Module, output: torch.Tensor) -> Iterator[None]:
-    """Within this context the embedding block returns `output` and computes nothing."""
-    block.forward = lambda *args, **kwargs: output
-    try:
-        yield
-    finally:
-        del block.forward
-
-
-def _listed(inputs) -> Sequence:
+def _listed(inputs) -> Sequence | np.ndarray | pd.Series:
     """`inputs`, if they are a list of some kind; one text would be taken for its letters, a table for its columns."""
     if isinstance(inputs, str | bytes) or not isinstance(inputs, Sequence | np.ndarray | pd.Series):
         raise ConfigurationError(
@@ -281,12 +294,12 @@ def _frame(task: Task, inputs: Sequence) -> pd.DataFrame:
     return pd.DataFrame({"id": [str(i) for i in range(len(rows))], **columns})
 
 
-def evaluated(model: nn.Module, split: TokenizedSplit, function) -> np.ndarray:
+def evaluated(model: MultitaskModel, split: TokenizedSplit, function) -> np.ndarray:
     """`function(batch)` [batch, width] over a whole split in evaluation mode, float32, in the split's order."""
     was_training = model.training
     model.eval()
     parts, rows = [], []
-    with torch.inference_mode():
+    with torch.inference_mode(), model.fixed():
         for batch in split.evaluation_batches():
             parts.append(function(batch.to(model.device)).float().cpu())
             rows.append(batch.rows)

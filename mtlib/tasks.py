@@ -5,8 +5,8 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from mtlib import metrics
 from mtlib.errors import ConfigurationError
@@ -76,7 +76,7 @@ class Task:
         """Mean loss of `logits` [batch, outputs] against `labels` [batch], a float32 scalar."""
         return losses.LOSSES[self.kind](logits, labels)
 
-    def score(self, labels: np.ndarray, predictions: np.ndarray) -> float:
+    def score(self, labels: ArrayLike, predictions: ArrayLike) -> float:
         """The task's score in [0, 1]: accuracy, or (r + 1) / 2 of Pearson's r for a regression task."""
         if self.kind == "regression":
             return metrics.similarity_score(labels, predictions)
@@ -99,6 +99,15 @@ def register(task: Task) -> Task:
         raise ConfigurationError(f"task {task.name!r} is already registered with other settings")
     TASKS[task.name] = task
     return task
+
+
+def registered(name: str) -> Task:
+    """The task known as `name`; raises ConfigurationError when none was registered under it."""
+    if name not in TASKS:
+        raise ConfigurationError(
+            f"unknown task {name[:60]!r}: known are {', '.join(TASKS)}; others need register(Task(...))"
+        )
+    return TASKS[name]
 
 
 for _task in (SST, QQP, STS):

@@ -7,9 +7,9 @@ import pytest
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import log_loss
 
-from mtlib.errors import ConfigurationError, DataError
+from mtlib.errors import ConfigurationError
 from mtlib.study import calibration as c
-from mtlib.study.eval_splits import ChoosingHalf, ReportingHalf, Stored, Test
+from mtlib.study.eval_splits import ChoosingHalf, ReportingHalf, Stored, Test, probabilities
 
 
 def simulated(n=6000, sharpen=1.0, classes=3, seed=0):
@@ -39,7 +39,7 @@ def test_bin_edges_belong_to_the_bin_below():
 
 def test_diagram_agrees_with_sklearn():
     frame = simulated(sharpen=2.0)
-    table = c.probabilities(frame)
+    table = probabilities(frame)
     right = table.argmax(axis=1) == frame["label"]
     share, confidence = calibration_curve(right, table.max(axis=1), n_bins=15)
     diagram = c.reliability(frame, 15).query("count > 0")
@@ -54,7 +54,7 @@ def test_true_probabilities_are_calibrated_and_sharp_ones_are_not():
 
 def test_log_loss_agrees_with_sklearn():
     frame = simulated(sharpen=2)
-    assert c.log_loss(frame) == pytest.approx(log_loss(frame["label"], c.probabilities(frame)))
+    assert c.log_loss(frame) == pytest.approx(log_loss(frame["label"], probabilities(frame)))
 
 
 def test_temperature_divides_logits():
@@ -80,11 +80,6 @@ def test_fitting_reads_the_choosing_half_only():
     for part in (ReportingHalf(), Test()):
         with pytest.raises(ConfigurationError, match="ChoosingHalf"):
             c.fit_temperature(system, "sst", part)
-
-
-def test_predictions_without_probabilities_are_refused():
-    with pytest.raises(DataError, match="p0, p1"):
-        c.probabilities(pd.DataFrame({"prediction": [1.0]}))
 
 
 def test_reliability_is_drawn_with_its_error():

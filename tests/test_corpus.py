@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from conftest import made_up
 
 import mtlib
 from mtlib.data import tsv
-from mtlib.data.baselines import difficulty
+from mtlib.data.baselines import bag_of_words, difficulty, majority
 from mtlib.data.corpus import Corpus, Splits, check, load_corpus
 from mtlib.errors import ConfigurationError, DataError
 from mtlib.tasks import QQP, SST, STS, Task
@@ -222,11 +223,26 @@ def test_a_run_needs_no_test_files(folder, tmp_path, missing):
     for path in folder.glob(missing):
         path.unlink()
     corpus = load_corpus(folder, allow_rare=True)
-    run = mtlib.fit(mtlib.experiment("smoke", epochs=1, steps_per_epoch=3), corpus, tmp_path / "results", progress="none")
+    run = mtlib.fit(
+        mtlib.experiment("smoke", epochs=1, steps_per_epoch=3), corpus, tmp_path / "results", progress="none"
+    )
     there = [task for task in corpus if corpus[task].test is not None]
     assert run.complete and len(there) == {"*": 0}.get(missing[0], 2)
     assert sorted(path.stem for path in (run.path / "predictions").glob("test-*")) == sorted(f"test-{t}" for t in there)
     assert corpus.leakage()["task"].tolist() == [t for t in corpus for _ in range(1 + (t in there))]
+
+
+@pytest.mark.parametrize("change", [{"text_a": "..."}, {"label": 1}, {"text_a": "?", "text_b": "!"}])
+def test_baselines_of_a_corpus_with_nothing_to_learn_are_those_of_a_constant(change):
+    train, test = made_up(QQP, "train", 20).assign(**change), made_up(QQP, "dev", 20)
+    bags = bag_of_words(QQP, train, test)
+    assert bags == majority(QQP, train, test) if "text_b" in change or "label" in change else 0 <= bags <= 1
+
+
+def test_the_difficulty_of_a_split_without_labels_is_refused(folder):
+    corpus = load_corpus(folder)
+    with pytest.raises(DataError, match="expected labels in the test split of sst, found none"):
+        difficulty(corpus, "test")
 
 
 @pytest.mark.parametrize("source", ["", "\0", "x" * 5000, "nowhere/at/all", "\n"])

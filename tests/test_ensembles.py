@@ -6,10 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import transformers
 
 import mtlib
 from mtlib.data.corpus import Splits
-from mtlib.encoders import find_encoder
+from mtlib.encoders import TINY, find_encoder
 from mtlib.errors import CheckpointError, ConfigurationError, DataError
 from mtlib.model import MultitaskModel
 from mtlib.study import ensembles as e
@@ -76,8 +77,8 @@ def test_the_average_is_that_of_probabilities():
 @pytest.mark.parametrize(
     "change, words",
     [
-        (lambda f: f.iloc[1:], "1 ids are not in every member, such as 'x0000'"),
-        (lambda f: f.assign(label=f["label"] + 1), "disagree about the labels"),
+        (lambda f: f.iloc[1:], "1 ids are in one system only, such as 'x0000'"),
+        (lambda f: f.assign(label=f["label"] + 1), "two different labels"),
         (lambda f: pd.concat([f, f.iloc[:1]]), "occurs twice"),
         (lambda f: f.drop(columns=["p0", "p1", "p2", "p3", "p4"]), "p0, p1"),
     ],
@@ -162,30 +163,17 @@ def test_an_ensemble_without_a_gate_averages_everybody():
     assert found.tasks == ["qqp", "sst", "sts"]
 
 
-def test_averaged_states():
-    first = {"w": torch.tensor([1.0, 2.0]), "n": torch.tensor([1, 2])}
-    second = {"w": torch.tensor([3.0, 5.0]), "n": torch.tensor([1, 2])}
-    found = e.average_states([first, second])
-    assert found["w"].tolist() == [2.0, 3.5] and found["w"].dtype == torch.float32 and found["n"].tolist() == [1, 2]
-    for other, words in [
-        ({"w": first["w"]}, "differ in the entries \\['n'\\]"),
-        (first | {"w": torch.ones(3)}, "w has the shapes"),
-        (first | {"n": torch.tensor([1, 3])}, "integers of n"),
-    ]:
-        with pytest.raises(CheckpointError, match=words):
-            e.average_states([first, other])
-    with pytest.raises(CheckpointError, match="found none"):
-        e.average_states([])
-
-
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory):
-    """Two tiny models that share an encoder and differ in their heads, and one of other tasks."""
+    """Two tiny models that share an encoder and differ in their heads, one of other tasks and one of another shape."""
     folder = tmp_path_factory.mktemp("models")
     encoder, tokenizer = find_encoder("tiny").load()
     for name, tasks, seed in [("a", (SST, STS), 1), ("b", (SST, STS), 2), ("other", (SST, QQP), 1)]:
         model = MultitaskModel(encoder, tokenizer, tasks, seed=seed).eval()
         model.save_pretrained(folder / name)
+    small = transformers.BertConfig(vocab_size=len(tokenizer), **TINY | {"intermediate_size": 32})
+    narrow = MultitaskModel(transformers.BertModel(small, add_pooling_layer=False), tokenizer, (SST, STS))
+    narrow.save_pretrained(folder / "narrow")
     return folder
 
 
@@ -200,9 +188,19 @@ def test_averaged_weights_of_equal_encoders_average_the_logits(stored):
     pd.testing.assert_frame_equal(alone.predict("sst", texts), a.predict("sst", texts))
 
 
+def test_weights_are_averaged_entry_by_entry_in_their_own_type(stored):
+    members = (["a"], ["b"], ["a", "b"])
+    a, b, soup = (e.average_weights([stored / name for name in names]).state_dict() for names in members)
+    for name, tensor in soup.items():
+        assert tensor.dtype == a[name].dtype
+        assert torch.equal(tensor, ((a[name].double() + b[name].double()) / 2).to(tensor.dtype))
+
+
 def test_weights_of_different_models_are_refused(stored):
-    with pytest.raises(CheckpointError, match="differ in the entries"):
+    with pytest.raises(CheckpointError, match="other: its tasks or its pooling differ from those of .*a"):
         e.average_weights([stored / "a", stored / "other"])
+    with pytest.raises(CheckpointError, match="narrow: its weights .* differ in name or shape from those of .*a"):
+        e.average_weights([stored / "a", stored / "narrow"])
     with pytest.raises(CheckpointError, match="expected a stored multitask model"):
         e.average_weights([stored / "a", stored / "nothing"])
 

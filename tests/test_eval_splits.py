@@ -101,3 +101,8 @@ def test_a_test_split_is_labelled_when_every_task_of_it_is():
     assert eval_splits.is_labelled(corpus) and eval_splits.is_labelled(corpus, "dev", ["sst"])
     unlabelled = {name: SimpleNamespace(test=corpus[name].test.drop(columns="label")) for name in corpus}
     assert not eval_splits.is_labelled(unlabelled) and not eval_splits.is_labelled({"sst": SimpleNamespace(test=None)})
+
+
+def test_predictions_without_probabilities_are_refused():
+    with pytest.raises(DataError, match="p0, p1"):
+        eval_splits.probabilities(pd.DataFrame({"prediction": [1.0]}))

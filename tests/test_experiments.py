@@ -171,7 +171,10 @@ def test_equal_experiments_have_one_digest_whatever_they_are_called():
         ({}, "round-robin"),
         ({"sampler": "annealed", "penalties": [Smart(weight=15.0)]}, "annealed-smart-15"),
         ({"sampler": "annealed", "penalties": [Smart(weight=0.0)]}, "annealed-dropout-off"),
-        ({"penalties": [Smart(weight=1.0, mode="ball", radius=0.03)], "seed": 2}, "round-robin-smart-1-ball-0.03-seed-2"),
+        (
+            {"penalties": [Smart(weight=1.0, mode="ball", radius=0.03)], "seed": 2},
+            "round-robin-smart-1-ball-0.03-seed-2",
+        ),
         ({"penalties": [Smart(weight=1.0, direction="random")]}, "round-robin-smart-1-random"),
         ({"penalties": [Bregman(weight=0.3, decay=0.99, late_decay=0.999)]}, "round-robin-bregman-0.3-0.99-0.999"),
     ],

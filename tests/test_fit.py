@@ -1,6 +1,7 @@
 """The training loop: what one step does, that runs are found again, and that a run resumes to the same bits."""
 
 import hashlib
+import io
 import json
 import math
 from pathlib import Path
@@ -293,6 +294,18 @@ def test_a_stored_model_that_changed_is_refused_wherever_it_is_read(corpus, tmp_
     for use in (run.model, lambda: fit(smoke(start_from=run.experiment, seed=1), corpus, tmp_path)):
         with pytest.raises(CheckpointError, match="model.safetensors: changed since it was written"):
             use()
+
+
+@pytest.mark.parametrize(
+    "refusal", [OSError(28, "No space left on device"), ValueError("I/O operation on closed file")]
+)
+def test_a_stdout_that_takes_nothing_ends_no_training(corpus, tmp_path, monkeypatch, refusal):
+    class Refusing(io.StringIO):
+        def write(self, text):
+            raise refusal
+
+    monkeypatch.setattr("sys.stdout", Refusing())
+    assert mtlib.fit(smoke(epochs=1, steps_per_epoch=1), corpus, tmp_path, progress="lines").complete
 
 
 def test_constant_predictions_have_no_correlation():

@@ -37,7 +37,13 @@ def forgotten():
 
 
 def test_own_samplers_and_penalties_are_read_back(corpus, tmp_path):
-    settings = {"sampler": FirstOnly(), "penalties": [Gentle(weight=0.0)], "epochs": 1, "steps_per_epoch": 2, "dev_limit": None}
+    settings = {
+        "sampler": FirstOnly(),
+        "penalties": [Gentle(weight=0.0)],
+        "epochs": 1,
+        "steps_per_epoch": 2,
+        "dev_limit": None,
+    }
     experiment = mtlib.experiment("smoke", **settings)
     run = mtlib.fit(experiment, corpus, tmp_path, progress="none")
     assert run.experiment == experiment and isinstance(run.experiment.sampler, FirstOnly)

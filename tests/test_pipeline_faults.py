@@ -274,7 +274,7 @@ def test_the_notebooks_only_gather_what_the_jobs_trained(reference):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_results_do_not_depend_on_how_many_jobs_ran_(reference, tmp_path):
+def test_results_do_not_depend_on_how_many_jobs_ran(reference, tmp_path):
     folder = larger(tmp_path / "p")
     pipeline(folder, "run", jobs=2)
     assert tables(folder) == tables(reference) != {}

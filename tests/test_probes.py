@@ -153,7 +153,7 @@ def test_chance_is_the_loss_of_equal_vectors(size, policy):
 
 def test_ranking_loss_of_a_stored_model_is_what_its_training_scored(corpus, tmp_path):
     settings = mtlib.pretraining("smoke", epochs=1, precision="float32")
-    run = mtlib.pretrain(settings, corpus, tmp_path, progress="none")
+    run = mtlib.fit(settings, corpus, tmp_path, progress="none")
     assert probes.ranking_loss(run, settings, corpus) == pytest.approx(run.scores["dev_loss"], rel=1e-5)
 
 

@@ -124,13 +124,14 @@ class Corpus(Mapping[str, Splits]):
 
     def balance(self) -> pd.DataFrame:
         """Labels of each labelled split: columns task, split, label, rows, share. Regression labels are rounded."""
-        parts = []
+        columns = ["task", "split", "label", "rows", "share"]
+        parts = [pd.DataFrame(columns=columns)]
         for task, split, frame in self.frames():
-            if "label" in frame:
+            if "label" in frame and len(frame):
                 counts = frame["label"].round().astype("int64").value_counts().sort_index()
                 part = pd.DataFrame({"label": counts.index, "rows": counts.to_numpy()})
                 parts.append(part.assign(task=task.name, split=split, share=part["rows"] / len(frame)))
-        return pd.concat(parts, ignore_index=True)[["task", "split", "label", "rows", "share"]]
+        return pd.concat(parts[1:] or parts, ignore_index=True)[columns]
 
     def lengths(self, tokenizer=None, max_tokens: int = 512) -> pd.DataFrame:
         """Length of the examples in tokens (words without a tokenizer); pairs count as one example.
@@ -220,7 +221,8 @@ def check(
 
 def words(frame: pd.DataFrame) -> np.ndarray:
     """Whitespace-separated words of each example, [n]."""
-    return sum(np.array([len(text.split()) for text in frame[name]], dtype=np.int64) for name in text_columns(frame))
+    counts = (np.array([len(text.split()) for text in frame[name]], dtype=np.int64) for name in text_columns(frame))
+    return sum(counts, start=np.zeros(len(frame), dtype=np.int64))
 
 
 def tokens(frame: pd.DataFrame, tokenizer) -> np.ndarray:
@@ -297,7 +299,11 @@ def _read(source: str | Path, tasks: tuple[Task, ...], empty: EmptyPolicy) -> tu
             dropped += table.notes
             notes += [*table.notes, *table.remarks]
         splits[task.name] = Splits(**frames)
-    return Corpus(folder.resolve().name or str(folder), tasks, splits, notes, source=str(folder.resolve())), faults, dropped
+    return (
+        Corpus(folder.resolve().name or str(folder), tasks, splits, notes, source=str(folder.resolve())),
+        faults,
+        dropped,
+    )
 
 
 def _files(folder: Path, task: Task) -> dict[str, Path]:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -242,7 +242,8 @@ class _Reader:
             self.fault(number, "id", unwritable, _shown(name))
         elif (first := self.seen.setdefault(name, number)) != number:
             self.fault(number, "id", "an id of its own", f"{name!r}, the id of line {first}")
-        values = {"id": name} | {text: row[column] for text, column in zip(self.texts, self.task.columns, strict=True)}
+        values: dict[str, Any] = {"id": name}
+        values |= {text: row[column] for text, column in zip(self.texts, self.task.columns, strict=True)}
         if self.has_label:
             label = row[self.task.label_column]
             if not label.strip():

@@ -81,7 +81,7 @@ class Smart(Penalty):
             raise ValueError(f"mode {self.mode!r} uses {', '.join(DEFAULTS[self.mode])}, not {', '.join(unused)}")
         if self.sigma == 0:
             raise ValueError("sigma 0 starts at d = 0, where the divergence has no gradient: expected a positive sigma")
-        if self.mode == "ball" and self.sigma >= 1:
+        if self.mode == "ball" and self.sigma is not None and self.sigma >= 1:
             raise ValueError(f"sigma is in units of the ball's radius and must be small against 1, found {self.sigma}")
         return self
 
@@ -122,6 +122,7 @@ class Smart(Penalty):
 
     def noise(self, step: Step) -> Tensor:
         """nu [batch, tokens, hidden], from the stream "smart" of the step; zero on padding."""
+        assert self.sigma is not None, "direction 'none' draws nothing"
         scale = self.sigma * self._bound(step) if self.mode == "ball" else self.sigma
         return scale * step.randn("smart") * _columns(step)
 

@@ -6,12 +6,13 @@ from pathlib import Path
 from mtlib.data.corpus import Corpus, load_corpus
 from mtlib.errors import CheckpointError, ConfigurationError, StorageError
 from mtlib.experiments import Optimisation, Pretraining
+from mtlib.training.distributed import Ranks
 from mtlib.training.loop import Training
 from mtlib.training.pretraining import Ranking
-from mtlib.training.ranks import Ranks
+from mtlib.training.progress import kind, say
 from mtlib.training.runs import Run, RunStore
 from mtlib.training.signals import Interruption
-from mtlib.training.start import Start
+from mtlib.training.start import Start, elsewhere
 from mtlib.training.trainable import require_trainable
 
 
@@ -41,15 +42,17 @@ def fit(
     run = start.run()
     if run.complete:
         run.forget_checkpoints()
+        if kind(progress) != "none" and (difference := elsewhere(run, experiment.precision)):
+            say(f"{run.id}: loaded, computed with {difference}")
         return run
     options = {"progress": progress, "minutes": minutes, "allow_inexact": allow_inexact}
     if experiment.start_from is not None:
         fit(experiment.start_from, corpus, results, **options)
-    kind = Ranking if isinstance(experiment, Pretraining) else Training
+    training = Ranking if isinstance(experiment, Pretraining) else Training
     ranks = Ranks()
     with run.lock() if ranks.first else nullcontext():
         if not ranks.any(run.complete):
-            _guarded(kind(start, run, progress, minutes, allow_inexact, ranks))
+            _guarded(training(start, run, progress, minutes, allow_inexact, ranks))
         ranks.wait()
     return run
 

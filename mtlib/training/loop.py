@@ -8,21 +8,28 @@ import numpy as np
 import pandas as pd
 import torch
 
+from mtlib import fast
 from mtlib.data.batches import Batch, TokenizedCorpus, TokenizedSplit
+from mtlib.device import Device
 from mtlib.errors import CheckpointError, DivergenceError
 from mtlib.model import MultitaskModel
 from mtlib.objectives.penalty import Penalty, Step
 from mtlib.randomness import seeded
 from mtlib.tasks import TASKS
 from mtlib.training import evaluation
-from mtlib.training.device import Device
+from mtlib.training.distributed import Ranks
+from mtlib.training.optimization import (
+    fingerprint,
+    gathered,
+    learning_rate_factor,
+    parameter_groups,
+    positions,
+    restore,
+)
 from mtlib.training.progress import Progress, log_epoch
-from mtlib.training.ranks import Ranks
 from mtlib.training.runs import Run, environment
-from mtlib.training.schedule import learning_rate_factor, positions
 from mtlib.training.signals import Interruption
 from mtlib.training.start import Start, continued
-from mtlib.training.state import fingerprint, gathered, parameter_groups, restore
 
 SHARE = 0.02
 """An epoch's checkpoint is left out where it would make saving take more than this share of the training time."""
@@ -56,12 +63,14 @@ class Training:
         e = self.experiment
         with self.ranks.in_turn():
             self._describe()
+        fast.keep_memory()
         self.model = self.start.model().to(self.device.device)
         self.tasks = self.model.tasks
         self.data = TokenizedCorpus.build(self.corpus, self.tasks, self.model.tokenizer, self.model.max_tokens)
         self.optimizer = torch.optim.AdamW(
             parameter_groups(self.model, e.weight_decay), lr=e.learning_rate, betas=e.betas, fused=self.device.fused
         )
+        self.gradients = fast.Gradients(self.model)
         self.saved_in = sum(4 * parameter.nbytes for parameter in self.model.parameters()) / WRITTEN
         self._build()
         with self.ranks.in_turn():
@@ -124,16 +133,16 @@ class Training:
         whole = self._batch(number)
         batch, self.share = self.ranks.share(whole.to(self.device.device))
         weight = self.share.weight
-        with self.device.autocast():
+        with self.device.autocast(), self.model.fixed():
             loss, log = self._objective(batch, number)
         log = self.ranks.mean(weight, {"train_loss": loss.item(), **log})
         value = log["train_loss"]
         if not np.isfinite(value):
             raise self._divergence("loss", value, whole, number)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.gradients.clear()
         (loss * weight).backward()
         self.ranks.sum_gradients(self.model)
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), e.clip).item()
+        norm = self.gradients.clip(e.clip)
         if not np.isfinite(norm):
             raise self._divergence("gradient norm", norm, whole, number)
         rate = e.learning_rate * self._factor(number)

@@ -15,7 +15,9 @@ import pandas as pd
 import psutil
 import torch
 
+from mtlib import fast
 from mtlib.data.cached import file_sha256
+from mtlib.device import join
 from mtlib.errors import CheckpointError, ConfigurationError, MtlibError
 from mtlib.experiments import FORMAT, Optimisation, read_experiment
 from mtlib.model import MultitaskModel
@@ -174,7 +176,7 @@ class Run:
 
         seal: of an unfinished run, what `write_model` returned; of a finished one it is in status.json.
         """
-        return MultitaskModel.from_pretrained(self.path / "model", seal or self.read(STATUS).get("seal"))
+        return MultitaskModel.from_pretrained(self.path / "model", seal or self.read(STATUS).get("seal")).to(join())
 
     @property
     def checkpoints(self) -> CheckpointStore:
@@ -228,7 +230,7 @@ class Run:
         write_atomic(path, frame.to_csv(index=False, lineterminator="\n").encode())
 
     def write_model(self, model: MultitaskModel) -> str:
-        """Replace the stored model, return its seal; a crash leaves the old, the new, or for an instant none, never half."""
+        """Replace the stored model; its seal. A crash leaves the old, the new, or for an instant none, never half."""
         new, old = self.path / f".tmp-{os.getpid()}-model", self.path / f".tmp-{os.getpid()}-model-old"
         with storage("write", self.path / "model"):
             shutil.rmtree(new, ignore_errors=True)
@@ -316,6 +318,7 @@ def environment(device: torch.device, precision: str, world_size: int = 1) -> di
         "device": device.type,
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor(),
         "precision": precision,
+        "fast": fast.enabled(device),
         "threads": torch.get_num_threads(),
         "world_size": world_size,
         "system": platform.platform(),

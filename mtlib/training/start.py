@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+import torch
+
+from mtlib.device import Device, Precision
 from mtlib.encoders import find_encoder
 from mtlib.errors import CheckpointError, MissingRunError
 from mtlib.experiments import FORMAT, NAMING, Optimisation
@@ -9,7 +12,7 @@ from mtlib.model import MultitaskModel
 from mtlib.tasks import TASKS
 from mtlib.training.runs import Run, RunStore
 
-SCOPE = ("torch", "transformers", "tokenizers", "numpy", "device", "precision", "threads", "world_size")
+SCOPE = ("torch", "transformers", "tokenizers", "numpy", "device", "precision", "fast", "threads", "world_size")
 """Entries of environment.json that have to be the same for a run to continue bit by bit."""
 
 
@@ -114,6 +117,18 @@ def continued(run: Run, here: dict[str, object], inexact: bool) -> dict[str, obj
             "Restore these, or continue with allow_inexact (--allow-inexact)"
         )
     return {**here, "inexact": [*before.get("inexact", []), *([changed] if changed else [])]}
+
+
+def elsewhere(run: Run, precision: Precision) -> str:
+    """How a finished run was computed, where that is not how this process would; else nothing.
+
+    Threads, precision and device are no part of what identifies a run, though they move its scores a little: so that
+    runs can be read on another machine than the one that trained them.
+    """
+    device = Device(precision)
+    here = {"device": device.device.type, "precision": device.precision, "threads": torch.get_num_threads()}
+    there = run.read("environment.json")
+    return ", ".join(f"{key} {there.get(key)} (here {value})" for key, value in here.items() if there.get(key) != value)
 
 
 def _expect_same(run: Run, about: dict) -> None:

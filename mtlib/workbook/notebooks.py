@@ -141,7 +141,7 @@ def _run(notebook, stem: str, parameters: dict, folder: Path, root: Path, timeou
 
 def _environment() -> dict[str, object]:
     """What an executed notebook may depend on: versions, system and commit."""
-    from mtlib.training.device import Device
+    from mtlib.device import Device
     from mtlib.training.runs import environment
 
     device = Device()

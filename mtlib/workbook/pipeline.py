@@ -200,6 +200,6 @@ def fingerprint(part: str = "") -> str:
     """The first digits of the SHA-256 of the library's code, or of one part of it, such as "data"."""
     root = Path(__file__).parents[1]
     content = hashlib.sha256()
-    for file in sorted((root / part).rglob("*.py")):
+    for file in sorted(path for path in (root / part).rglob("*") if path.suffix in (".py", ".txt", ".ipynb")):
         content.update(f"{file.relative_to(root)}\0".encode() + file.read_bytes() + b"\0")
     return content.hexdigest()[:16]

@@ -1,6 +1,8 @@
 """Model folders that are not what they say: refused with one message, never read elsewhere, never filled at random."""
 
+import copy
 import json
+import math
 import os
 import pickle
 import shutil
@@ -240,6 +242,19 @@ def test_a_tokenizer_of_another_model_is_refused(folder):
         load_folder(folder)
 
 
+def test_a_tokenizer_that_pads_with_another_token_than_positions_are_counted_by_is_refused(folder):
+    import transformers
+
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    for padding in (0, 1):
+        config = transformers.RobertaConfig(vocab_size=22, pad_token_id=padding, **small)
+        transformers.RobertaModel(config, add_pooling_layer=False).save_pretrained(folder)
+        if padding == 0:
+            load_folder(folder)
+    with pytest.raises(CheckpointError, match="counts positions by padding 1, its tokenizer pads with 0"):
+        load_folder(folder)
+
+
 @pytest.mark.parametrize("absolute", [True, False])
 @pytest.mark.parametrize("key", ["tokenizer_file", "vocab_file", "fast_tokenizer_files"])
 def test_a_tokenizer_is_read_from_its_own_folder_whatever_its_configuration_says(folder, tmp_path, key, absolute):
@@ -382,7 +397,7 @@ def umask() -> int:
 @pytest.mark.parametrize("load", [MultitaskModel.from_pretrained, lambda folder: find_encoder(str(folder)).load()])
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", "."])
 def test_what_may_not_be_read_is_a_storage_error(model, name, load):
-    for path in (model, *model.parents[:3]):
+    for path in (model, *model.parents[:5]):
         path.chmod(0o755)
     (model / name).chmod(0)
 
@@ -393,3 +408,47 @@ def test_what_may_not_be_read_is_a_storage_error(model, name, load):
             load(model)
 
     assert fork(as_nobody) == 0
+
+
+# Anything else that may stand in a folder
+
+FILES = ["config.json", "tokenizer_config.json", "tokenizer.json"]
+JUNK = [None, True, 0, -1, 1, 3, 10**6, 10**12, 1e308, math.nan, "", "x", "../..", "[PAD]", [], [1], {}, {"a": 1}, "\0"]
+UNKNOWN = ["num_labels", "attn_implementation", "quantization_config", "auto_map", "fusion_config", "torch_dtype"]
+UNKNOWN += ["model_input_names", "extra_special_tokens", "chunk_size_feed_forward", "tokenizer_file", "is_decoder"]
+
+
+def places(content, path=()):
+    """The path of every value in nested JSON, the first six of a list."""
+    pairs = content.items() if isinstance(content, dict) else enumerate(content[:6])
+    for key, value in pairs:
+        yield (*path, key)
+        if isinstance(value, dict | list):
+            yield from places(value, (*path, key))
+
+
+@pytest.mark.parametrize("examples", [60, pytest.param(2000, marks=pytest.mark.slow)])
+def test_an_encoder_with_any_other_value_in_it_works_or_is_one_clear_error(folder, examples):
+    sound = {name: json.loads((folder / name).read_text()) for name in FILES}
+    known = {name: [*places(content), *((key,) for key in UNKNOWN)] for name, content in sound.items()}
+
+    @settings(max_examples=examples, deadline=None)
+    @given(
+        st.sampled_from(FILES).flatmap(lambda name: st.tuples(st.just(name), st.sampled_from(known[name]))), st.data()
+    )
+    def attack(place, data):
+        (name, path), value = place, data.draw(st.sampled_from(JUNK))
+        content = inner = copy.deepcopy(sound[name])
+        for key in path[:-1]:
+            inner = inner[key]
+        inner[path[-1]] = value
+        for each in FILES:
+            (folder / each).write_text(json.dumps(content if each == name else sound[each]))
+        try:
+            model = MultitaskModel(*find_encoder(str(folder)).load(), (SST,))
+        except MtlibError as error:
+            assert error.exit_code in (64, 66) and len(str(error)) < 1500
+        else:
+            assert len(model.predict("sst", ["red cat", "[MASK] [PAD] \u2603", "red " * 100])) == 3
+
+    attack()

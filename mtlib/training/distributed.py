@@ -6,34 +6,21 @@ records as JSON text: nothing is unpickled.
 """
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import timedelta
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
-from accelerate import PartialState
 from torch import distributed
 
 from mtlib.data.batches import Batch, TokenizedSplit
+from mtlib.device import join
 from mtlib.errors import CheckpointError, StorageError
 from mtlib.model import MultitaskModel, predictions
 from mtlib.objectives.penalty import Share
 from mtlib.training.runs import Run
-
-PATIENCE = "MTLIB_RANK_TIMEOUT"
-"""Environment variable: seconds that a process waits for the others before the run ends (600)."""
-
-
-def join() -> torch.device:
-    """The device of this process, joined to the others of its launch if there are any."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return PartialState().device
-    patience = timedelta(seconds=float(os.environ.get(PATIENCE, "600")))
-    return PartialState(cpu=not torch.cuda.is_available(), timeout=patience).device
 
 
 class Ranks:
@@ -106,7 +93,7 @@ class Ranks:
         if self.size == 1:
             return predictions(model, split)
         rows = np.arange(self.rank, -(-len(split) // self.size) * self.size, self.size) % len(split)
-        own = predictions(model, split.part(rows))
+        own = predictions(model, split.part(rows.tolist()))
         parts = self.gathered((rows.tolist(), own.to_dict("list")))
         frame = pd.concat([pd.DataFrame(columns, index=rows).astype(own.dtypes) for rows, columns in parts])
         return frame[~frame.index.duplicated()].sort_index()

@@ -1,6 +1,7 @@
 """Two processes on one run: the single process's result, and no process that outlives the other."""
 
 import os
+import pickle
 import signal
 import socket
 import subprocess
@@ -15,10 +16,10 @@ from accelerate import PartialState
 from run_helpers import PRETRAINING, SMART_AND_TEACHER, Tiny, after_step, tiny
 
 import mtlib
+from mtlib.device import PATIENCE
 from mtlib.objectives import smart
 from mtlib.training import loop
 from mtlib.training.checkpoints import CheckpointStore
-from mtlib.training.ranks import PATIENCE
 from mtlib.training.runs import RunStore
 
 SECONDS = 30
@@ -27,7 +28,14 @@ SECONDS = 30
 
 def uneven(**changes) -> Tiny:
     """Batches of five, dropout off, a teacher; an odd number of dev examples after each epoch."""
-    settings = {"batch_size": 5, "epochs": 2, "steps_per_epoch": 3, "schedule": "linear", "dev_limit": 9, "precision": "float32"}
+    settings = {
+        "batch_size": 5,
+        "epochs": 2,
+        "steps_per_epoch": 3,
+        "schedule": "linear",
+        "dev_limit": 9,
+        "precision": "float32",
+    }
     penalties = [mtlib.Bregman(weight=1.0, decay=0.9)]
     return Tiny(tiny(SMART_AND_TEACHER, **{**settings, "penalties": penalties, **changes}).settings)
 
@@ -122,6 +130,16 @@ def test_penalties_of_two_processes_are_those_of_one(tmp_path, penalty):
     logged = [name for name in one.history if name.startswith((penalty.kind, "train_loss"))]
     assert len(logged) > 3
     np.testing.assert_allclose(two.history[logged], one.history[logged], rtol=1e-3, atol=1e-5)
+
+
+def test_processes_send_no_pickles(tmp_path):
+    def forbid(patch):
+        for name in ("all_gather_object", "gather_object", "broadcast_object_list", "scatter_object_list"):
+            patch.setattr(torch.distributed, name, None)
+        patch.setattr(pickle, "loads", None)
+        patch.setattr(pickle, "Unpickler", None)
+
+    assert both(uneven(epochs=1), tmp_path, forbid, forbid) == [0, 0]
 
 
 @pytest.mark.slow
