@@ -112,7 +112,7 @@ def train(
     from mtlib.training.files import write_json
 
     options = {"allow_inexact": allow_inexact}
-    if (resume or experiments) and (preset or changes):
+    if sum(map(bool, (experiments, preset or changes, resume))) > 1:
         raise ConfigurationError("expected --preset and --set, or experiments, or --resume, one of the three")
     if resume:
         runs = [mtlib.resume(found_run(resume, results, finished=False), corpus, **options)]

@@ -69,7 +69,7 @@ def snakemake(goal: str, plan: Path, jobs: int, threads: int, *more: str, profil
     if goal == "plan":
         done = subprocess.run([*command, *DRY, *more, *config], env=environment, capture_output=True, text=True)
         if done.returncode:
-            print(done.stderr, end="", file=sys.stderr)
+            print(done.stdout + done.stderr, end="", file=sys.stderr)  # a dry run's errors are on stdout
         else:
             print("\n".join(planned(done.stdout)) or "nothing to be done")
         return done.returncode
