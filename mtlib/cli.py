@@ -298,7 +298,7 @@ def found_run(reference: str, results: Path, finished: bool = True):
     from mtlib.errors import CheckpointError
 
     folder, store = Path(reference), mtlib.RunStore(results)
-    if len(reference) < 4096 and "\0" not in reference and (folder / "config.json").is_file():
+    if os.path.isfile(folder / "config.json"):
         run = mtlib.Run(folder)
         if finished and not run.complete:
             raise CheckpointError(f"{run.path}: expected a finished run, found status {run.status!r}")

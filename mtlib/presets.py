@@ -1,13 +1,13 @@
 """Presets: one dial, the share of the report's steps that is trained, and what each notebook is given at that size."""
 
-import math
 import os
 import re
 from pathlib import Path
+from types import UnionType
 from typing import Annotated, Any
 
 import yaml
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from mtlib.errors import ConfigurationError
 from mtlib.experiments import Experiment, Positive, Pretraining, Seed, Strict, checked, nearest
@@ -17,6 +17,9 @@ REPORT = {"epochs": 10, "steps_per_epoch": 2000, "batch_size": 16, "learning_rat
 
 REPORT_PRETRAINING = {"epochs": 10, "steps_per_epoch": 1000, "batch_size": 5, "learning_rate": 1e-5}
 """What ranking is taken to have been: the report gives its loss and its pairs, not its length."""
+
+NOT_A_SIZE = ("name", "seed", "encoder", "encoder_revision", "start_from")
+"""Fields of an experiment that a preset's `experiment` and `pretraining` do not set."""
 
 SHORTEST = 45
 """Steps of the shortest epoch: where the dial would make epochs shorter, there are fewer of them."""
@@ -58,6 +61,16 @@ class Preset(Strict):
             raise ValueError("a seed is given twice")
         return seeds
 
+    @field_validator("experiment", "pretraining")
+    @classmethod
+    def _not_said_elsewhere(cls, fields: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        elsewhere = [*NOT_A_SIZE, *(REPORT if info.field_name == "experiment" else ())]
+        if taken := [key for key in fields if key in elsewhere]:
+            raise ValueError(
+                f"{taken[0]} is not set here: it follows from the dial and the keys beside it, or a notebook"
+            )
+        return fields
+
     @field_validator("notebooks", mode="before")
     @classmethod
     def _without_values(cls, value: Any) -> Any:
@@ -81,11 +94,15 @@ class Preset(Strict):
         """The four settings at this size; what is no count or no rate is left as it is: the experiment refuses it."""
         size = {key: settings[key] for key in REPORT}
         epochs, steps, rate = size["epochs"], size["steps_per_epoch"], size["learning_rate"]
-        if all(type(count) is int and 0 < count < 2**31 for count in (epochs, steps)):
+        if all(_is_number(count, int) and 0 < count < 2**31 for count in (epochs, steps)):
             size["epochs"], size["steps_per_epoch"] = dialled(epochs, steps, self.dial)
-        if type(rate) in (int, float) and 0 < rate < math.inf:
+        if _is_number(rate, int | float) and 0 < rate < 1e300:
             size["learning_rate"] = float(f"{rate * self.learning_rate / REPORT['learning_rate']:.6g}")
         return size
+
+
+def _is_number(value: Any, kind: type | UnionType) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def dialled(epochs: int, steps: int, dial: float) -> tuple[int, int]:
