@@ -93,7 +93,7 @@ class Sweep(Strict):
         Raises ConfigurationError naming the combination that cannot be meant.
         """
         return {
-            words(chosen): checked(Experiment, self._fields(chosen), f"sweep, {words(chosen)}")
+            words(chosen): checked(Experiment, self._fields(chosen), f"sweep, {words(chosen)[:200]}")
             for chosen in self.combinations()
         }
 
