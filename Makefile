@@ -36,7 +36,7 @@ CHOSEN := --preset="$$MTLIB_MAKE_PRESET" --corpus="$$MTLIB_MAKE_CORPUS"
 PIPELINE = $(BIN)/python -m mtlib pipeline $(CHOSEN) --jobs="$$MTLIB_MAKE_JOBS" --threads="$$MTLIB_MAKE_THREADS" --profile="$$MTLIB_MAKE_PROFILE"
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 
-.PHONY: help venv mpnet run plan resume report slurm test test-all test-slurm mutants soak bench lint format site system clean
+.PHONY: help venv mpnet run plan resume report reference evidence slurm test test-all test-slurm mutants soak bench lint format site system clean
 
 help:  ## this list
 	@echo "usage: make TARGET [PRESET=$$MTLIB_MAKE_PRESET] [CORPUS=$$MTLIB_MAKE_CORPUS] [JOBS=...] [THREADS=...]"
@@ -77,13 +77,20 @@ resume: $(VENV)/.stamp  ## go on after a crash: unlock, then redo only what is m
 report: $(VENV)/.stamp  ## results/report.html: every figure and table with where it comes from
 	@$(PIPELINE) report
 
+reference: $(VENV)/.stamp  ## keep this study's tables, figures and notebooks in results/reference, without sentences
+	@$(BIN)/python docs/reference.py $(CHOSEN)
+
+evidence: $(VENV)/.stamp  ## write the numbers of README and docs from results/reference
+	@$(BIN)/python docs/evidence.py
+
 slurm: $(VENV)/.stamp-slurm  ## start a Slurm of one node on this machine, to try PROFILE=slurm on
 	@profiles/slurm/start.sh .slurm
 
-lint: $(VENV)/.stamp  ## check style of code and notebooks, and that notebooks carry no outputs
+lint: $(VENV)/.stamp  ## check style, that notebooks carry no outputs, and that numbers in texts are those of results/reference
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(if $(NOTEBOOKS),$(BIN)/nbstripout --verify $(NOTEBOOKS),true)
+	@$(BIN)/python docs/evidence.py --check
 
 format: $(VENV)/.stamp  ## mend style and strip notebooks
 	@$(BIN)/ruff check --fix --exit-zero
@@ -103,8 +110,8 @@ mutants: $(VENV)/.stamp-mutants  ## break the code that keeps runs safe line by 
 soak: $(VENV)/.stamp  ## kill tiny runs at random, KILLS times: each must come to the same bits
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/faults/soak.py --kills $(KILLS) --seed $(SEED)
 
-bench: $(VENV)/.stamp  ## what a step of each method costs, beside its limit
-	@$(BIN)/python benchmarks/step_cost.py
+bench: $(VENV)/.stamp-hub  ## mtlib beside its peers, its methods beside plain training: benchmarks/RESULTS.md
+	@$(BIN)/python benchmarks/throughput.py --corpus="$${MTLIB_MAKE_CORPUS:-sample}"
 
 site: $(VENV)/.stamp-site  ## the executed notebooks, guides and reference as a web site in docs/_build/html
 	@$(BIN)/python docs/build.py $(CHOSEN)

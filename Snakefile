@@ -41,7 +41,6 @@ for job, wanted in JOBS.items():
         params:
             experiments=wanted["experiments"],
             corpus=PLAN["corpus"],
-            content=PLAN["content"],
             results=RESULTS,
         threads: THREADS
         shell:
@@ -52,7 +51,7 @@ for stage, shown in STAGES.items():
 
     rule:
         name:
-            stage
+            f"notebook_{stage}"
         input:
             notebook=shown["notebook"],
             runs=shown["after"],
@@ -60,11 +59,12 @@ for stage, shown in STAGES.items():
             EXECUTED.format(stage),
         params:
             path=shown["notebook"],
-            given=[f"-p={each}" for each in shown["parameters"]],
+            given=[f"--parameter={each}" for each in shown["parameters"]],
             results=RESULTS,
             figures=PLAN["figures"],
             content=PLAN["content"],
             code=PLAN["code"],
+            basis=PLAN["basis"],
         threads: THREADS
         shell:
             JOB + "run --path={params.path:q} {params.given:q} --figures={params.figures:q}" + WHERE
@@ -104,11 +104,11 @@ onstart:
 
 
 onsuccess:
-    print(f"done: notebooks in {Path(EXECUTED).parent}, tables in {RESULTS}/tables/{NAME}, figures in {FIGURES}/{NAME}, "
-          f"runs in {RESULTS}/runs", flush=True)
+    print(f"done: notebooks in {Path(EXECUTED).parent}, tables in {RESULTS}/tables/{NAME}, "
+          f"figures in {FIGURES}/{NAME}, runs in {RESULTS}/runs", flush=True)
 
 
 onerror:
     failed = sorted(Path(EXECUTED).parent.glob("*.failed.ipynb"))
-    print("failed: " + (", ".join(map(str, failed)) or f"see {log}"), flush=True)
+    print("failed: " + (", ".join(map(str, failed)) or "see the newest file in .snakemake/log"), flush=True)
     print(f"`{PLAN['again']}` goes on from here, redoing only what is missing.", flush=True)

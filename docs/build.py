@@ -17,8 +17,9 @@ import yaml
 from jupyter_book.cli.main import main as jupyter_book
 
 from mtlib import PUBLIC
-from mtlib.config import label
 from mtlib.errors import MissingRunError, MtlibError
+from mtlib.presets import label
+from mtlib.presets import preset as read_preset
 from mtlib.study import tables
 
 HERE = Path(__file__).resolve().parent
@@ -30,7 +31,7 @@ FRONT = {
     "figure_1b": ("60%", "Figure 1b: what the best method takes for what, SST dev."),
 }
 """Figures of the front page: width and caption."""
-HEADLINE = ["method", "sst", "qqp", "sts", "mean", "mean paper", "evenness"]
+HEADLINE = ["method", "qqp", "sst", "sts", "mean", "mean paper", "evenness"]
 """Columns of Table 7 that the front page shows."""
 
 INTRODUCTION = """# mtlib: one encoder, many tasks
@@ -46,6 +47,7 @@ def build(preset: str, corpus: str, results: Path, figures: Path, output: Path) 
 
     Raises MissingRunError when none of the study's notebooks was executed.
     """
+    corpus = corpus or read_preset(preset).corpus
     name = label(preset, corpus)
     notebooks = executed(results / "notebooks" / name, f"make run PRESET={preset} CORPUS={corpus}")
     source, html = output / "_build" / "source", output / "_build" / "html"
@@ -151,7 +153,7 @@ def arguments() -> dict:
     """What the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", default="tour")
-    parser.add_argument("--corpus", default="sample")
+    parser.add_argument("--corpus", default="")
     parser.add_argument("--results", type=Path, default=Path("results"))
     parser.add_argument("--figures", type=Path, default=Path("figures"))
     parser.add_argument("--output", type=Path, default=HERE)

@@ -21,7 +21,7 @@ PUBLIC: dict[str, tuple[str, ...]] = {
     "mtlib.samplers": ("Annealed", "Proportional", "RoundRobin", "SquareRoot"),
     "mtlib.study.ensembles": ("average_weights", "choose"),
     "mtlib.study.eval_splits": ("ChoosingHalf", "Dev", "ReportingHalf", "Test"),
-    "mtlib.study.statistics": ("compare", "intervals", "seeds_summary"),
+    "mtlib.study.statistics": ("compare", "equivalence", "intervals", "seeds_summary"),
     "mtlib.study.study": ("Runs", "Study"),
     "mtlib.tasks": ("QQP", "SST", "STS", "TASKS", "Task", "register"),
     "mtlib.training.fit": ("fit", "resume"),

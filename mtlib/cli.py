@@ -174,7 +174,7 @@ def pipeline(
 
     require_project(profile)
     options = f"PRESET={preset}" + (f" CORPUS={corpus}" if corpus else "")
-    plan = prepare(Plan(preset, corpus or ""), results, figures, f"make resume {options}")
+    plan = prepare(goal, Plan(preset, corpus or ""), results, figures, f"make resume {options}")
     raise typer.Exit(snakemake(goal, plan, jobs, threads, *(more or []), profile=profile))
 
 
@@ -206,8 +206,8 @@ def sweep(
     wanted = sweeps.read(file)
     plan = Plan(wanted.preset, corpus or wanted.corpus, file)
     again = " ".join(["mtlib", "sweep", file, *(["--corpus", corpus] if corpus else []), "--resume"])
-    prepared = prepare(plan, results, figures, again)
-    raise typer.Exit(snakemake("resume" if resume else "run", prepared, jobs, threads, profile=profile))
+    goal = Goal.RESUME if resume else Goal.RUN
+    raise typer.Exit(snakemake(goal, prepare(goal, plan, results, figures, again), jobs, threads, profile=profile))
 
 
 @app.command()
@@ -280,7 +280,8 @@ def run(
     figures: FiguresOption = Path("figures"),
 ):
     """Execute a notebook with parameters; its prints appear here. With `-p train=false` nothing is trained."""
-    from mtlib.workbook import notebooks, parameters as known_parameters
+    from mtlib.workbook import notebooks
+    from mtlib.workbook import parameters as known_parameters
 
     if (stage is None) == (path is None):
         raise ConfigurationError("expected the name of a stage, or --path with a notebook's path, one of the two")
@@ -294,7 +295,6 @@ def run(
 def found_run(reference: str, results: Path, finished: bool = True):
     """The run of that id, name or folder."""
     import mtlib
-
     from mtlib.errors import CheckpointError
 
     folder, store = Path(reference), mtlib.RunStore(results)
@@ -320,7 +320,7 @@ def pairs(texts: list[str] | None, option: str) -> list[tuple[str, str]]:
 def predicted(reference: str, source: str | None, split: Split, results: Path) -> dict:
     """Predictions of a finished run by task; raises DataError when the corpus has no such split."""
     from mtlib.data.batches import TokenizedSplit
-    from mtlib.training.device import Device
+    from mtlib.device import Device
     from mtlib.training.evaluation import predict_all
     from mtlib.training.fit import corpus_of
 

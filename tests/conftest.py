@@ -1,6 +1,7 @@
 """Shared fixtures: a corpus of a few made-up rows, and one finished smoke run on it."""
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -8,10 +9,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import settings
 
 from mtlib.data.corpus import Corpus, Splits
 from mtlib.randomness import generator
 from mtlib.tasks import QQP, SST, STS
+
+settings.register_profile("mtlib", deadline=None)  # a busy machine is no fault
+settings.load_profile("mtlib")
 
 WORDS = "red green blue cat dog bird runs sleeps sings slowly quickly never often big small old new".split()
 
@@ -50,3 +55,18 @@ def run(corpus, tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("results")
     return mtlib.fit(mtlib.experiment("smoke", name="shared"), corpus, folder, progress="none")
+
+
+def write_corpus(folder: Path) -> Path:
+    """The made-up corpus as CSV files in `folder`."""
+    folder.mkdir()
+    for task, split, frame in made_up_corpus().frames():
+        names = dict(zip(["text_a", "text_b"], task.columns, strict=False)) | {"label": task.label_column}
+        frame.rename(columns=names).to_csv(folder / f"{task.files}-{split}.csv", sep="\t")
+    return folder
+
+
+@pytest.fixture
+def corpus_folder(tmp_path) -> Path:
+    """The made-up corpus as a folder of CSV files."""
+    return write_corpus(tmp_path / "corpus")

@@ -7,7 +7,8 @@ from conftest import made_up
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mtlib.data.batches import POOL, TokenizedSplit, shuffled_batches
+from mtlib.data import batches
+from mtlib.data.batches import PAD_TO, POOL, TokenizedSplit, shuffled_batches
 from mtlib.encoders import find_encoder
 from mtlib.randomness import generator
 from mtlib.tasks import QQP, SST
@@ -63,7 +64,7 @@ def test_a_batch_is_the_tokenizers_own(split, tokenizer):
         frame["text_a"].iloc[[3, 50, 7]].tolist(),
         frame["text_b"].iloc[[3, 50, 7]].tolist(),
         padding=True,
-        pad_to_multiple_of=8,
+        pad_to_multiple_of=PAD_TO,
         return_tensors="pt",
     )
     assert set(batch.inputs) == set(theirs)
@@ -95,3 +96,45 @@ def test_an_example_of_exactly_the_limit_is_not_counted_as_cut(tokenizer):
     split = TokenizedSplit(SST, frame, tokenizer, 64)
     assert split.lengths[0] == 64
     assert split.truncated == 0
+
+
+def test_tokens_do_not_depend_on_how_many_are_tokenized_at_a_time(tokenizer, monkeypatch):
+    frame = made_up(QQP, "train", 50)
+    frame.loc[[3, 31], "text_a"] = "word " * 200
+    texts = [frame["text_a"].tolist(), frame["text_b"].tolist()]
+    whole = batches._tokenized(tokenizer, texts, 64)
+    monkeypatch.setattr(batches, "CHUNK", 7)
+    parts = batches._tokenized(tokenizer, texts, 64)
+    assert whole.truncated == parts.truncated == 2
+    for name, column in whole.columns.items():
+        np.testing.assert_array_equal(parts.columns[name], column)
+    np.testing.assert_array_equal(parts.starts, whole.starts)
+    np.testing.assert_array_equal(whole.starts[1:], np.cumsum(whole.lengths)[:-1])
+
+
+def test_the_same_texts_are_tokenized_once(tokenizer, monkeypatch):
+    frame = made_up(QQP, "train", 30)
+    first = TokenizedSplit(QQP, frame, tokenizer, 60)
+    tokenized, calls = batches._tokenized, []
+
+    def counted(*arguments):
+        calls.append(arguments)
+        return tokenized(*arguments)
+
+    monkeypatch.setattr(batches, "_tokenized", counted)
+    again = TokenizedSplit(QQP, frame.copy(), tokenizer, 60)
+    assert not calls and again.columns["input_ids"] is first.columns["input_ids"]
+    TokenizedSplit(QQP, frame, tokenizer, 59)
+    frame.loc[4, "text_b"] += "s"
+    TokenizedSplit(QQP, frame, tokenizer, 60)
+    assert len(calls) == 2
+    for _ in range(batches.KEPT + 3):
+        frame.loc[4, "text_b"] += "s"
+        TokenizedSplit(QQP, frame, tokenizer, 60)
+    assert len(batches._kept) == batches.KEPT
+
+
+def test_a_part_has_the_same_examples(split):
+    part = split.part(np.array([9, 2, 30]))
+    for name, tensor in part.batch([2, 0]).inputs.items():
+        torch.testing.assert_close(tensor, split.batch([30, 9]).inputs[name])

@@ -1,14 +1,15 @@
 """Calibration against closed forms and simulated probabilities."""
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import log_loss
 
-from mtlib.errors import ConfigurationError, DataError
+from mtlib.errors import ConfigurationError
 from mtlib.study import calibration as c
-from mtlib.study.parts import ChoosingHalf, ReportingHalf, Stored, Test
+from mtlib.study.eval_splits import ChoosingHalf, ReportingHalf, Stored, Test, probabilities
 
 
 def simulated(n=6000, sharpen=1.0, classes=3, seed=0):
@@ -38,7 +39,7 @@ def test_bin_edges_belong_to_the_bin_below():
 
 def test_diagram_agrees_with_sklearn():
     frame = simulated(sharpen=2.0)
-    table = c.probabilities(frame)
+    table = probabilities(frame)
     right = table.argmax(axis=1) == frame["label"]
     share, confidence = calibration_curve(right, table.max(axis=1), n_bins=15)
     diagram = c.reliability(frame, 15).query("count > 0")
@@ -53,7 +54,7 @@ def test_true_probabilities_are_calibrated_and_sharp_ones_are_not():
 
 def test_log_loss_agrees_with_sklearn():
     frame = simulated(sharpen=2)
-    assert c.log_loss(frame) == pytest.approx(log_loss(frame["label"], c.probabilities(frame)))
+    assert c.log_loss(frame) == pytest.approx(log_loss(frame["label"], probabilities(frame)))
 
 
 def test_temperature_divides_logits():
@@ -67,8 +68,9 @@ def test_temperature_divides_logits():
 @pytest.mark.parametrize("sharpen", [0.5, 1.0, 2.5])
 def test_temperature_scaling_finds_the_factor_and_helps_on_the_other_half(sharpen):
     system = Stored({("dev", "sst"): simulated(sharpen=sharpen)})
-    assert c.fit_temperature(system, ChoosingHalf(), "sst") == pytest.approx(sharpen, rel=0.06)
-    row = c.calibration_table(system, ReportingHalf(), ["sst"]).iloc[0]
+    assert c.fit_temperature(system, "sst", ChoosingHalf()) == pytest.approx(sharpen, rel=0.06)
+    (row,) = c.calibration_table({"it": system}, ReportingHalf()).to_dict("records")
+    assert (row["system"], row["task"]) == ("it", "sst")
     assert row["log loss scaled"] <= row["log loss"] + 1e-3
     assert row["ece scaled"] < 0.03
 
@@ -77,9 +79,13 @@ def test_fitting_reads_the_choosing_half_only():
     system = Stored({("dev", "sst"): simulated()})
     for part in (ReportingHalf(), Test()):
         with pytest.raises(ConfigurationError, match="ChoosingHalf"):
-            c.fit_temperature(system, part, "sst")
+            c.fit_temperature(system, "sst", part)
 
 
-def test_predictions_without_probabilities_are_refused():
-    with pytest.raises(DataError, match="p0, p1"):
-        c.probabilities(pd.DataFrame({"prediction": [1.0]}))
+def test_reliability_is_drawn_with_its_error():
+    figure = c.reliability_plot({"as trained": simulated(300), "scaled": c.scaled(simulated(300), 2.0)}, "SST-5")
+    names = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    error = c.expected_calibration_error(simulated(300))
+    assert names[0] == f"as trained, ECE {error:.3f}" and len(names) == 2
+    assert sum(bar.get_height() for bar in figure.axes[1].patches) == pytest.approx(2)
+    plt.close(figure)

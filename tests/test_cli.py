@@ -178,7 +178,11 @@ def test_training_writes_a_model_card_and_card_writes_it_anew(trained):
     [
         (["train", "--preset", "smoke", "--set", "learing_rate=1"], 64, "did you mean 'learning_rate'"),
         (["train", "--preset", "smoke", "--set", "steps"], 64, "--set steps: expected --set name=value"),
-        (["train", "--preset", "smoke", "--set", "steps_per_epoch=1", "--set", "steps_per_epoch=2"], 64, "'steps' is given twice"),
+        (
+            ["train", "--preset", "smoke", "--set", "steps_per_epoch=1", "--set", "steps_per_epoch=2"],
+            64,
+            "'steps' is given twice",
+        ),
         (["train", "--preset", "smok"], 64, "did you mean 'smoke'"),
         (["train", "--preset", "smoke", "--corpus", "/nowhere"], 65, "/nowhere"),
         (["evaluate", "nothing"], 64, "nothing"),

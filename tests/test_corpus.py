@@ -1,12 +1,16 @@
 """Corpora from folders: layout, real quirks, fingerprint, leakage, rare classes, and the report of a check."""
 
 import re
+from pathlib import Path
 
 import pandas as pd
 import pytest
+from conftest import made_up
 
+import mtlib
 from mtlib.data import tsv
-from mtlib.data.corpus import Corpus, check, load_corpus
+from mtlib.data.baselines import bag_of_words, difficulty, majority
+from mtlib.data.corpus import Corpus, Splits, check, load_corpus
 from mtlib.errors import ConfigurationError, DataError
 from mtlib.tasks import QQP, SST, STS, Task
 
@@ -192,6 +196,59 @@ def test_any_change_of_the_content_changes_the_fingerprint(folder, old, new):
     fingerprint = load_corpus(folder).fingerprint
     edit(folder / "quora-dev.csv", old, new)
     assert load_corpus(folder).fingerprint != fingerprint
+
+
+def test_texts_that_only_look_alike_when_written_down_are_different_content():
+    """Backslash, r, line feed and backslash, n are no two ways to write a line end."""
+    prints = set()
+    for text in ("\\r\n", "\\n", "\r\n", "\n"):
+        frame = pd.DataFrame({"id": ["a"], "text_a": [f"x{text}y"], "label": [1]})
+        prints.add(Corpus("own", (SST,), {"sst": Splits(frame, frame)}).fingerprint)
+    assert len(prints) == 3
+
+
+@pytest.mark.parametrize("name", ["sample", "hub"])
+def test_a_folder_is_a_folder_whatever_it_is_called(tmp_path, monkeypatch, name):
+    make(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    for source in (Path(name), f"./{name}", tmp_path / name):
+        corpus = load_corpus(source)
+        assert (corpus.name, corpus.title, corpus.kind, len(corpus["sst"].train)) == (name, name, "own", 24)
+        assert "ceiling" not in difficulty(corpus)
+    assert load_corpus("sample").kind == "sample" and load_corpus("sample").title == "sample (synthetic)"
+
+
+@pytest.mark.parametrize("missing", ["*-test-student.csv", "sts-test-student.csv", "ids-sst-test-student.csv"])
+def test_a_run_needs_no_test_files(folder, tmp_path, missing):
+    for path in folder.glob(missing):
+        path.unlink()
+    corpus = load_corpus(folder, allow_rare=True)
+    run = mtlib.fit(
+        mtlib.experiment("smoke", epochs=1, steps_per_epoch=3), corpus, tmp_path / "results", progress="none"
+    )
+    there = [task for task in corpus if corpus[task].test is not None]
+    assert run.complete and len(there) == {"*": 0}.get(missing[0], 2)
+    assert sorted(path.stem for path in (run.path / "predictions").glob("test-*")) == sorted(f"test-{t}" for t in there)
+    assert corpus.leakage()["task"].tolist() == [t for t in corpus for _ in range(1 + (t in there))]
+
+
+@pytest.mark.parametrize("change", [{"text_a": "..."}, {"label": 1}, {"text_a": "?", "text_b": "!"}])
+def test_baselines_of_a_corpus_with_nothing_to_learn_are_those_of_a_constant(change):
+    train, test = made_up(QQP, "train", 20).assign(**change), made_up(QQP, "dev", 20)
+    bags = bag_of_words(QQP, train, test)
+    assert bags == majority(QQP, train, test) if "text_b" in change or "label" in change else 0 <= bags <= 1
+
+
+def test_the_difficulty_of_a_split_without_labels_is_refused(folder):
+    corpus = load_corpus(folder)
+    with pytest.raises(DataError, match="expected labels in the test split of sst, found none"):
+        difficulty(corpus, "test")
+
+
+@pytest.mark.parametrize("source", ["", "\0", "x" * 5000, "nowhere/at/all", "\n"])
+def test_what_is_no_folder_is_one_clear_error(source):
+    with pytest.raises(DataError, match="expected"):
+        load_corpus(source)
 
 
 def test_the_order_of_rows_belongs_to_the_content(folder):

@@ -1,16 +1,21 @@
 """Ensembles: one member is itself, alignment by id, the gate, and averaged weights."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+import transformers
 
+import mtlib
 from mtlib.data.corpus import Splits
-from mtlib.encoders import find_encoder
+from mtlib.encoders import TINY, find_encoder
 from mtlib.errors import CheckpointError, ConfigurationError, DataError
 from mtlib.model import MultitaskModel
 from mtlib.study import ensembles as e
-from mtlib.study.parts import ChoosingHalf, Dev, ReportingHalf, Stored, Test, task_scores
+from mtlib.study.cache import Cache
+from mtlib.study.eval_splits import ChoosingHalf, Dev, ReportingHalf, Stored, Test, score_table, task_scores
 from mtlib.tasks import QQP, SST, STS
 from mtlib.training.evaluation import in_choosing_half
 
@@ -72,8 +77,8 @@ def test_the_average_is_that_of_probabilities():
 @pytest.mark.parametrize(
     "change, words",
     [
-        (lambda f: f.iloc[1:], "1 ids are not in every member, such as 'x0000'"),
-        (lambda f: f.assign(label=f["label"] + 1), "disagree about the labels"),
+        (lambda f: f.iloc[1:], "1 ids are in one system only, such as 'x0000'"),
+        (lambda f: f.assign(label=f["label"] + 1), "two different labels"),
         (lambda f: pd.concat([f, f.iloc[:1]]), "occurs twice"),
         (lambda f: f.drop(columns=["p0", "p1", "p2", "p3", "p4"]), "p0, p1"),
     ],
@@ -88,7 +93,7 @@ def test_the_gate_lets_in_by_task_and_the_ensemble_beats_its_members():
     candidates = {"weak": member(0.1, 1), "a": member(0.45, 2), "b": member(0.45, 3), "c": member(0.45, 4)}
     half, thresholds = ChoosingHalf(), {"sst": 0.73, "qqp": 0.75, "sts": 0.87}
     chosen = e.choose(candidates, half, thresholds)
-    scores = e.score_table(candidates, half)
+    scores = score_table(candidates, half)
     for task in thresholds:
         assert list(chosen.members[task]) == [n for n in candidates if scores.loc[n, task] >= thresholds[task]]
         assert "weak" not in chosen.members[task]
@@ -131,7 +136,7 @@ def test_choosing_is_blind_to_the_reporting_half_and_to_test():
         with pytest.raises(ConfigurationError, match="ChoosingHalf"):
             e.choose(candidates, part, thresholds)
         with pytest.raises(ConfigurationError, match="ChoosingHalf"):
-            e.score_table(candidates, part)
+            e.best(candidates, part)
 
 
 def test_no_candidate_and_no_threshold_are_refused():
@@ -139,34 +144,36 @@ def test_no_candidate_and_no_threshold_are_refused():
         e.choose({}, ChoosingHalf())
     with pytest.raises(ConfigurationError, match="no threshold for"):
         e.choose({"a": member(0.4, 1)}, ChoosingHalf(), {"sst": 0.5})
-    with pytest.raises(ConfigurationError, match="undefined"):
-        e.best(pd.DataFrame({"mean": [np.nan, np.nan]}, index=["a", "b"]))
+    constant = {("dev", "sts"): predictions("sts", 0.5, 1).assign(prediction=1.0)}
+    with pytest.raises(ConfigurationError, match="mean: the score of every candidate is undefined"):
+        e.best({"a": Stored(constant), "b": Stored(constant)})
 
 
-def test_averaged_states():
-    first = {"w": torch.tensor([1.0, 2.0]), "n": torch.tensor([1, 2])}
-    second = {"w": torch.tensor([3.0, 5.0]), "n": torch.tensor([1, 2])}
-    found = e.average_states([first, second])
-    assert found["w"].tolist() == [2.0, 3.5] and found["w"].dtype == torch.float32 and found["n"].tolist() == [1, 2]
-    for other, words in [
-        ({"w": first["w"]}, "differ in the entries \\['n'\\]"),
-        (first | {"w": torch.ones(3)}, "w has the shapes"),
-        (first | {"n": torch.tensor([1, 3])}, "integers of n"),
-    ]:
-        with pytest.raises(CheckpointError, match=words):
-            e.average_states([first, other])
-    with pytest.raises(CheckpointError, match="found none"):
-        e.average_states([])
+def test_the_best_has_the_highest_mean_on_the_choosing_half_and_one_alone_is_not_read():
+    candidates = {"a": member(0.2, 1), "b": member(0.6, 2), "c": member(0.4, 3)}
+    assert e.best(candidates) == "b" == score_table(candidates, ChoosingHalf())["mean"].idxmax()
+    assert e.best({"only": None}) == "only"
+
+
+def test_an_ensemble_without_a_gate_averages_everybody():
+    candidates = {"a": member(0.2, 1), "b": member(0.6, 2)}
+    found = e.of_all(candidates)
+    frames = [system.predictions("dev", "qqp") for system in candidates.values()]
+    pd.testing.assert_frame_equal(found.predictions("dev", "qqp"), e.average(frames, "qqp"))
+    assert found.tasks == ["qqp", "sst", "sts"]
 
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory):
-    """Two tiny models that share an encoder and differ in their heads, and one of other tasks."""
+    """Two tiny models that share an encoder and differ in their heads, one of other tasks and one of another shape."""
     folder = tmp_path_factory.mktemp("models")
     encoder, tokenizer = find_encoder("tiny").load()
     for name, tasks, seed in [("a", (SST, STS), 1), ("b", (SST, STS), 2), ("other", (SST, QQP), 1)]:
         model = MultitaskModel(encoder, tokenizer, tasks, seed=seed).eval()
         model.save_pretrained(folder / name)
+    small = transformers.BertConfig(vocab_size=len(tokenizer), **TINY | {"intermediate_size": 32})
+    narrow = MultitaskModel(transformers.BertModel(small, add_pooling_layer=False), tokenizer, (SST, STS))
+    narrow.save_pretrained(folder / "narrow")
     return folder
 
 
@@ -181,9 +188,19 @@ def test_averaged_weights_of_equal_encoders_average_the_logits(stored):
     pd.testing.assert_frame_equal(alone.predict("sst", texts), a.predict("sst", texts))
 
 
+def test_weights_are_averaged_entry_by_entry_in_their_own_type(stored):
+    members = (["a"], ["b"], ["a", "b"])
+    a, b, soup = (e.average_weights([stored / name for name in names]).state_dict() for names in members)
+    for name, tensor in soup.items():
+        assert tensor.dtype == a[name].dtype
+        assert torch.equal(tensor, ((a[name].double() + b[name].double()) / 2).to(tensor.dtype))
+
+
 def test_weights_of_different_models_are_refused(stored):
-    with pytest.raises(CheckpointError, match="differ in the entries"):
+    with pytest.raises(CheckpointError, match="other: its tasks or its pooling differ from those of .*a"):
         e.average_weights([stored / "a", stored / "other"])
+    with pytest.raises(CheckpointError, match="narrow: its weights .* differ in name or shape from those of .*a"):
+        e.average_weights([stored / "a", stored / "narrow"])
     with pytest.raises(CheckpointError, match="expected a stored multitask model"):
         e.average_weights([stored / "a", stored / "nothing"])
 
@@ -198,3 +215,56 @@ def test_a_model_is_scored_like_a_run(stored):
     assert list(system.predictions("dev", "sst")["label"]) == [3, 1]
     with pytest.raises(DataError, match="label"):
         Test().predictions(system, "sst")
+
+
+class Fake(SimpleNamespace):
+    """A finished run of an experiment."""
+
+    tasks = ("sst", "qqp", "sts")
+
+
+def runs():
+    """Two runs from the encoder, two from a pretraining, the second of them after the first, and one from another."""
+    mnrl, other = (mtlib.pretraining("smoke", name="mnrl", epochs=epochs) for epochs in (1, 2))
+    line = {"a": None, "b": None, "c": mnrl, "d": None, "e": other}
+    experiments = {
+        name: SimpleNamespace(name=name, encoder="/some/folder/tiny", start_from=start, tasks=Fake.tasks)
+        for name, start in line.items()
+    }
+    experiments["d"].start_from = experiments["c"]
+    made = {
+        name: Fake(id=name, experiment=found, seconds=10.0 ** (i + 1))
+        for i, (name, found) in enumerate(experiments.items())
+    }
+    return made, {id(mnrl): Fake(id="mnrl", seconds=1.0), id(experiments["c"]): made["c"]}
+
+
+def test_families_share_an_ancestor_by_its_value():
+    made, _ = runs()
+    assert [start.name for start in e.ancestry(made["d"].experiment)] == ["d", "c", "mnrl"]
+    found = {ancestor: list(children) for ancestor, children in e.families(made).items()}
+    assert found == {"tiny": ["a", "b"], "mnrl": ["c", "d"]}
+    assert e.families({"c": made["c"], "a": made["a"]}) == {}
+
+
+def test_cost_counts_every_ancestor_once():
+    made, starts = runs()
+
+    def run_of(experiment):
+        return starts[id(experiment)]
+
+    assert e.cost(made["d"], run_of) == {"models": "1, 1, 1", "seconds": 10_000 + 1000 + 1}
+    ensemble = e.Ensemble({"qqp": {"a": made["a"]}, "sst": {"c": made["c"], "d": made["d"]}}, {})
+    assert e.cost(ensemble, run_of) == {"models": "1, 2", "seconds": 10 + 10_000 + 1000 + 1}
+    soup = e.Soup({("dev", "sst"): None}, (made["c"], made["d"]))
+    assert e.cost(soup, run_of) == {"models": "1", "seconds": 10_000 + 1000 + 1}
+
+
+def test_a_soup_of_one_is_the_run_and_is_kept(run, corpus, tmp_path, monkeypatch):
+    made = e.soup([run], corpus, Cache(tmp_path))
+    for split in ("dev", "test"):
+        for task in run.experiment.tasks:
+            pd.testing.assert_frame_equal(made.predictions(split, task), run.predictions(split, task), rtol=1e-5)
+    monkeypatch.setattr(e, "average_weights", None)
+    kept = e.soup([run], corpus, Cache(tmp_path))
+    assert kept.predictions("dev", "sst").equals(made.predictions("dev", "sst"))

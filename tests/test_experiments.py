@@ -1,6 +1,8 @@
 """Configuration: strict, with faults that name the key, and an identity that is what is trained."""
 
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,12 @@ def test_every_preset_is_valid(name):
 
 def test_the_presets_are_the_files():
     assert {path.stem for path in presets_folder().glob("*.yaml")} == set(PRESETS) == set(preset_names())
+
+
+def test_every_penalty_of_the_library_is_known_before_anybody_imports_it():
+    code = "import mtlib; print(mtlib.experiment('smoke', penalties=[{'kind': 'smart', 'weight': 1.0}]).label)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "round-robin-smart-1\n", done.stderr
 
 
 @given(st.integers(1, 100), st.integers(1, 10_000), st.floats(1e-4, 1))
@@ -163,7 +171,10 @@ def test_equal_experiments_have_one_digest_whatever_they_are_called():
         ({}, "round-robin"),
         ({"sampler": "annealed", "penalties": [Smart(weight=15.0)]}, "annealed-smart-15"),
         ({"sampler": "annealed", "penalties": [Smart(weight=0.0)]}, "annealed-dropout-off"),
-        ({"penalties": [Smart(weight=1.0, mode="ball", radius=0.03)], "seed": 2}, "round-robin-smart-1-ball-0.03-seed-2"),
+        (
+            {"penalties": [Smart(weight=1.0, mode="ball", radius=0.03)], "seed": 2},
+            "round-robin-smart-1-ball-0.03-seed-2",
+        ),
         ({"penalties": [Smart(weight=1.0, direction="random")]}, "round-robin-smart-1-random"),
         ({"penalties": [Bregman(weight=0.3, decay=0.99, late_decay=0.999)]}, "round-robin-bregman-0.3-0.99-0.999"),
     ],

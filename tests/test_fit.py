@@ -1,10 +1,10 @@
 """The training loop: what one step does, that runs are found again, and that a run resumes to the same bits."""
 
 import hashlib
+import io
 import json
 import math
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,6 @@ import mtlib
 from mtlib.errors import CheckpointError, ConfigurationError, DataError, DivergenceError
 from mtlib.objectives.losses import LOSSES
 from mtlib.randomness import seeded
-from mtlib.samplers import RoundRobin
 from mtlib.tasks import QQP, SST, STS, TASKS, Task
 from mtlib.training import loop
 from mtlib.training.evaluation import choosing_mean, in_choosing_half, limited, scores
@@ -93,6 +92,15 @@ def test_an_identical_experiment_is_loaded_and_not_trained_again(run, corpus, mo
     monkeypatch.setattr(loop.Training, "_step", lambda *_: pytest.fail("trained again"))
     again = fit(smoke(name="under another name"), corpus, run.path.parent.parent)
     assert again.path == run.path
+
+
+def test_a_run_is_the_same_whatever_tasks_lie_beside_its_own(corpus, tmp_path):
+    ranking, single = mtlib.pretraining("smoke"), smoke(tasks=("sts", "sst"))
+    for experiment in (ranking, single, single.but(start_from=ranking)):
+        alone = Start(experiment, made_up_corpus((SST, STS)), RunStore(tmp_path))
+        assert Start(experiment, corpus, RunStore(tmp_path)).identity == alone.identity
+    with pytest.raises(DataError, match="expected the task 'sts', found sst"):
+        fit(single, made_up_corpus((SST,)), tmp_path)
 
 
 def test_the_first_step_is_adamw_on_the_task_loss(corpus, tmp_path):
@@ -284,20 +292,20 @@ def test_a_stored_model_that_changed_is_refused_wherever_it_is_read(corpus, tmp_
     data[-1] ^= 1
     weights.write_bytes(data)
     for use in (run.model, lambda: fit(smoke(start_from=run.experiment, seed=1), corpus, tmp_path)):
-        with pytest.raises(CheckpointError, match="model.safetensors: expected SHA-256"):
+        with pytest.raises(CheckpointError, match="model.safetensors: changed since it was written"):
             use()
 
 
-def test_a_custom_sampler_is_read_back_by_its_kind(corpus, tmp_path):
-    class LastTask(RoundRobin):
-        kind: Literal["last_task"] = "last_task"
+@pytest.mark.parametrize(
+    "refusal", [OSError(28, "No space left on device"), ValueError("I/O operation on closed file")]
+)
+def test_a_stdout_that_takes_nothing_ends_no_training(corpus, tmp_path, monkeypatch, refusal):
+    class Refusing(io.StringIO):
+        def write(self, text):
+            raise refusal
 
-        def schedule(self, sizes, epochs, steps, seed):
-            return np.full((epochs, steps), len(sizes) - 1)
-
-    run = fit(smoke(sampler=LastTask(), epochs=1, steps_per_epoch=2), corpus, tmp_path)
-    assert run.history["draws_sts"].item() == 2
-    assert run.experiment.sampler == LastTask()
+    monkeypatch.setattr("sys.stdout", Refusing())
+    assert mtlib.fit(smoke(epochs=1, steps_per_epoch=1), corpus, tmp_path, progress="lines").complete
 
 
 def test_constant_predictions_have_no_correlation():

@@ -1,5 +1,6 @@
 """Crashes of the pipeline: killed schedulers and jobs, two at once, a notebook that raises, a full disk."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -9,16 +10,31 @@ import sys
 import time
 from pathlib import Path
 
-import nbformat
 import psutil
 import pytest
-from pipelines import BASELINE, ROOT, command, environment, pipeline, preset_with, project, tables
+from pipelines import (
+    FIRST_RUNS,
+    PARAMETERS,
+    SETUP,
+    TABLE,
+    command,
+    environment,
+    executed,
+    pipeline,
+    planned,
+    project,
+    tables,
+    trains,
+    write_preset,
+)
 
 from mtlib.errors import LockedError
-from mtlib.pipeline import SCHEDULER, require_alone, tidy
+from mtlib.workbook.pipeline import require_alone, tidy
+from mtlib.workbook.processes import SCHEDULER
 
-CHANGED = BASELINE.replace("smoke-sample", "changed.yaml-sample")
-LONGER = {"experiment.epochs": 3, "experiment.steps": 60}
+FIRST, SECOND = executed("01_first"), executed("02_second")
+LONGER = {"dial": 0.01}
+"""200 steps in five epochs: seconds, in one job with what starts from it."""
 
 
 def started(folder: Path, *targets: str, **options) -> subprocess.Popen:
@@ -49,36 +65,53 @@ def killed(process: subprocess.Popen) -> None:
     process.wait()
 
 
-def by_hand(folder: Path, preset: str) -> dict[str, str]:
-    """The tables of 01_baseline, executed without the pipeline in `folder`; it trains what is missing."""
-    given = ["-p", f"preset={preset}", "-p", f"figures=figures/{preset}-sample"]
-    run = [sys.executable, "-m", "mtlib", "run", "01_baseline", *given]
-    alone = environment(OMP_NUM_THREADS="1")
-    subprocess.run(run, cwd=folder, env=alone, check=True, capture_output=True)
+def by_hand(folder: Path) -> dict[str, str]:
+    """The tables of 01_first, its cells executed in this process with `folder` as the current one."""
+    with contextlib.chdir(folder):
+        exec("\n".join([PARAMETERS, SETUP, FIRST_RUNS, TABLE.format("01_first")]), {})
     return tables(folder)
 
 
+def statuses(folder: Path) -> dict[str, str]:
+    """The status of every run below `folder`, by its name."""
+    files = folder.glob("results/runs/*/status.json")
+    return {file.parent.name.rpartition("-")[0]: json.loads(file.read_text())["status"] for file in files}
+
+
 @pytest.mark.timeout(900)
-def test_a_killed_scheduler_takes_its_jobs_along_and_resume_gives_the_same_tables(tmp_path):
+def test_a_killed_scheduler_takes_its_jobs_along_and_resume_gives_the_same_tables(tmp_path, monkeypatch):
     folder, alone = project(tmp_path / "killed"), project(tmp_path / "alone")
-    name = preset_with(folder, LONGER)
-    shutil.copy(folder / name, alone)
-    process = started(folder, CHANGED, preset=name)
+    write_preset(folder, **LONGER)
+    write_preset(alone, **LONGER)
+    process = started(folder, FIRST)
     until(lambda: list(folder.glob("results/runs/*/history.csv")), "the end of a first epoch")
-    for goal in ("run", "resume"):
-        second = pipeline(folder, goal, CHANGED, preset=name)
-        assert second.returncode == 75, second.stderr
-        assert f"held by process {scheduler_of(process).pid}" in second.stderr
+    monkeypatch.chdir(folder)
+    for resuming in (False, True):
+        with pytest.raises(LockedError, match=f"held by process {scheduler_of(process).pid}"):
+            require_alone("again", resuming)
     jobs = scheduler_of(process).children(recursive=True)
     killed(process)
     assert not psutil.wait_procs(jobs, timeout=60)[1], "a job has outlived its scheduler"
-    status = json.loads(next(folder.glob("results/runs/*/status.json")).read_text())
-    assert status["status"] == "interrupted" and status["step"] >= 60
-    refused = pipeline(folder, "run", CHANGED, preset=name)
-    assert refused.returncode == 75 and "`make resume` goes on" in refused.stderr
-    resumed = pipeline(folder, "resume", CHANGED, preset=name)
-    assert resumed.returncode == 0, resumed.stderr
-    assert tables(folder) == by_hand(alone, name) != {}
+    assert list(statuses(folder).values()) == ["interrupted"]
+    refused = pipeline(folder, "run", FIRST, code=75)
+    assert "`make resume PRESET=mine.yaml` goes on" in refused.stderr
+    pipeline(folder, "resume", FIRST)
+    assert tables(folder) == by_hand(alone) != {}
+
+
+@pytest.mark.timeout(900)
+def test_sigterm_ends_the_pipeline_and_its_jobs_with_143_and_leaves_no_lock(tmp_path, monkeypatch):
+    folder = project(tmp_path)
+    write_preset(folder, **LONGER)
+    process = started(folder, FIRST)
+    until(lambda: list(folder.glob("results/runs/*/history.csv")), "the end of a first epoch")
+    process.terminate()
+    assert process.wait(120) == 143
+    assert list(statuses(folder).values()) == ["interrupted"]
+    monkeypatch.chdir(folder)
+    require_alone("again")
+    log = (folder / "log").read_text()
+    assert "`make resume PRESET=mine.yaml` goes on" in log and "Traceback" not in log
 
 
 SCHEDULING = """
@@ -88,7 +121,7 @@ for file in sys.argv[2:]:
 """
 SCHEDULED = """
 import os, pathlib, signal, sys, time
-from mtlib.pipeline import end_with
+from mtlib.workbook.processes import end_with
 signals = []
 signal.signal(signal.SIGTERM, lambda number, frame: signals.append(number))
 end_with(os.getppid(), signal.SIGTERM)
@@ -125,23 +158,27 @@ def test_resume_puts_in_order_what_dead_processes_left(tmp_path, monkeypatch):
     live = written("runs/b-2/status.json", status="running", **here)
     elsewhere = written("runs/c-3/status.json", status="running", **gone | {"host": "another"})
     complete = written("runs/d-4/status.json", status="complete", **gone)
-    temporary = written(f"points/s/.tmp-{gone['pid']}-a.json")
+    temporary = written(f"plans/s/.tmp-{gone['pid']}-a.json")
     stage = written("notebooks/s/x.status.json", status="running", **gone)
     running = written("notebooks/s/x.running.ipynb")
     written("notebooks/s/y.status.json", status="running", **here)
     kept = written("notebooks/s/y.running.ipynb")
-    good, bad = written("points/s/d.json", run="d-4"), written("points/s/a.json", run="a-1")
+    good, bad = written("plans/s/d.done", run="d-4"), written("plans/s/a.done", run="a-1")
+    experiment = written("plans/s/a.json", run="a-1")
+    damaged, lost = written("plans/s/b.done"), written("plans/s/c.done", run="../../etc")
+    damaged.write_bytes(b"\xff")
     lines = "\n".join(tidy())
-    assert "interrupted: a-1" in lines and "interrupted: x" in lines and "points/s/a.json" in lines
+    assert "interrupted: a-1" in lines and "interrupted: x" in lines and "plans/s/a.done" in lines
     found = [json.loads(file.read_text())["status"] for file in (dead, live, elsewhere, complete, stage)]
     assert found == ["interrupted", "running", "running", "complete", "interrupted"]
     assert [file.exists() for file in (temporary, running, kept, good, bad)] == [False, False, True, True, False]
+    assert [file.exists() for file in (experiment, damaged, lost)] == [True, False, False]
     assert list(tidy()) == []
 
 
 def test_a_job_that_outlives_its_scheduler_is_waited_for(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("mtlib.pipeline.PATIENCE", 0.2)
+    monkeypatch.setattr("mtlib.workbook.pipeline.PATIENCE", 0.2)
     code = "import time; print(flush=True); time.sleep(60)"
     of_dead = os.environ | {SCHEDULER: str(2**22 + 1)}
     with subprocess.Popen([sys.executable, "-c", code], env=of_dead, stdout=subprocess.PIPE) as job:
@@ -156,32 +193,29 @@ def test_a_job_that_outlives_its_scheduler_is_waited_for(tmp_path, monkeypatch):
 
 def test_locks_that_nobody_holds_are_only_taken_over_by_resume(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    require_alone()
+    require_alone("again")
     (tmp_path / ".snakemake" / "locks").mkdir()
     (tmp_path / ".snakemake" / "locks" / "0.output.lock").write_text("x")
-    with pytest.raises(LockedError, match="make resume"):
-        require_alone()
-    require_alone(resuming=True)
+    with pytest.raises(LockedError, match="`make resume` goes on"):
+        require_alone("make resume")
+    require_alone("make resume", resuming=True)
 
 
 @pytest.mark.slow
 def test_a_notebook_that_raises_fails_its_branch_only(tmp_path):
-    folder = project(tmp_path / "p", "notebooks")
-    shutil.copytree(ROOT / "notebooks", folder / "notebooks")
-    broken = nbformat.read(folder / "notebooks" / "00_data.ipynb", as_version=4)
-    broken.cells[2:2] = [nbformat.v4.new_code_cell("1 / 0")]
-    nbformat.write(broken, folder / "notebooks" / "00_data.ipynb")
-    sibling, failing = folder / BASELINE, BASELINE.replace("01_baseline", "00_data")
-    done = pipeline(folder, "run", failing, BASELINE)
-    assert done.returncode != 0
-    assert sibling.is_file() and not (folder / failing).exists()
-    failed = failing.replace(".ipynb", ".failed.ipynb")
-    assert (folder / failed).is_file()
-    assert f"failed: {failed}" in done.stdout and "ZeroDivisionError" in done.stderr
-    shutil.copy(ROOT / "notebooks" / "00_data.ipynb", folder / "notebooks")
-    resumed = pipeline(folder, "resume", failing, BASELINE)
-    assert resumed.returncode == 0, resumed.stderr
-    assert not (folder / failed).exists() and "01_baseline |" not in resumed.stdout
+    folder = project(tmp_path)
+    second = folder / "notebooks" / "02_second.ipynb"
+    whole = second.read_bytes()
+    second.write_bytes(whole.replace(b"study.save(runs", b"1 / 0; study.save(runs"))
+    done = pipeline(folder, "run", code=None)
+    assert done.returncode not in (0, 143)
+    assert (folder / FIRST).is_file() and not (folder / SECOND).exists()
+    failed = SECOND.replace(".ipynb", ".failed.ipynb")
+    assert f"failed: {failed}" in done.stdout and "ZeroDivisionError" in done.stderr and (folder / failed).is_file()
+    second.write_bytes(whole)
+    assert planned(folder) == {"trains": set(), "executes": {"02_second"}}
+    resumed = pipeline(folder, "resume")
+    assert not (folder / failed).exists() and "01_first |" not in resumed.stdout
 
 
 FULL = """
@@ -198,10 +232,10 @@ shift 5
 def test_a_full_disk_ends_in_a_message_and_a_state_to_resume_from(tmp_path):
     if subprocess.run(["unshare", "-rm", "true"], check=False).returncode:
         pytest.skip("this kernel gives no mount namespaces to users")
-    folder = project(tmp_path / "p")
+    folder = project(tmp_path)
     (folder / "results").mkdir()
     done = subprocess.run(
-        ["unshare", "-rm", "sh", "-c", FULL, "sh", *command("run", BASELINE)],
+        ["unshare", "-rm", "sh", "-c", FULL, "sh", *command("run", FIRST)],
         cwd=folder,
         env=environment(PYTHON=sys.executable),
         capture_output=True,
@@ -215,48 +249,72 @@ def test_a_full_disk_ends_in_a_message_and_a_state_to_resume_from(tmp_path):
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
-    """The tables of a whole smoke pipeline that nothing disturbed, one job at a time."""
-    folder = project(tmp_path_factory.mktemp("reference") / "p")
-    done = pipeline(folder, "run")
-    assert done.returncode == 0, done.stderr
+    """A whole pipeline that nothing disturbed, one job at a time."""
+    folder = larger(tmp_path_factory.mktemp("reference"))
+    pipeline(folder, "run")
+    return folder
+
+
+def larger(folder: Path) -> Path:
+    """The project with a notebook that shows what both others trained."""
+    project(folder)
+    trains(folder / "notebooks" / "03_all.ipynb", "runs = runs_of(study)")
+    write_preset(folder, **LONGER)
     return folder
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
-def test_the_notebooks_only_gather_what_the_points_trained(reference):
-    from mtlib.study.plan import Plan
-
-    points = Plan("smoke").points
-    assert len(list((reference / "results" / "points" / "smoke-sample").glob("*.json"))) == len(points)
-    assert len(list((reference / "results" / "runs").iterdir())) == len(points)
-    assert "nothing to be done" in pipeline(reference, "plan").stdout
+@pytest.mark.timeout(1800)
+def test_the_notebooks_only_gather_what_the_jobs_trained(reference):
+    marks = list((reference / "results" / "plans" / "mine-sample").glob("*.done"))
+    runs = {path.name for path in (reference / "results" / "runs").iterdir()}
+    assert {json.loads(mark.read_text())["run"] for mark in marks} == runs and len(runs) == 4
+    assert planned(reference) == {"trains": set(), "executes": set()}
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(1800)
 def test_results_do_not_depend_on_how_many_jobs_ran(reference, tmp_path):
-    folder = project(tmp_path / "p")
-    done = pipeline(folder, "run", jobs=2)
-    assert done.returncode == 0, done.stderr
+    folder = larger(tmp_path / "p")
+    pipeline(folder, "run", jobs=2)
     assert tables(folder) == tables(reference) != {}
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(1800)
 def test_kills_of_schedulers_and_of_a_training_job_leave_no_trace_in_the_tables(reference, tmp_path):
-    folder = project(tmp_path / "p")
-
+    folder = larger(tmp_path / "p")
     process = started(folder)
     holders: list[Path] = []
     until(lambda: holders or holders.extend(folder.glob("results/runs/*/lock.holder")), "a job that trains")
     os.kill(json.loads(holders[0].read_text())["pid"], signal.SIGKILL)
-    until(lambda: len(list(folder.glob("results/points/*/*.json"))) >= 4, "four points")
-    killed(process)
+    until(lambda: process.poll() is not None or list(folder.glob("results/plans/*/*.done")), "a finished run")
+    if process.poll() is None:
+        killed(process)
     process = subprocess.Popen(command("resume"), cwd=folder, env=environment())
-    running = folder / "results/notebooks/smoke-sample/06_ensemble.running.ipynb"
-    until(running.exists, "06_ensemble to begin", 1800)
+    until(lambda: list(folder.glob("results/notebooks/*/*.running.ipynb")), "a notebook that runs")
     killed(process)
-    done = pipeline(folder, "resume")
-    assert done.returncode == 0, done.stderr
+    pipeline(folder, "resume")
     assert tables(folder) == tables(reference)
+
+
+@pytest.mark.slow
+def test_a_run_whose_folder_is_gone_is_trained_again_by_resume(tmp_path):
+    folder = project(tmp_path)
+    pipeline(folder, "run", SECOND)
+    before = tables(folder)
+    for gone in folder.glob("results/runs/annealed-*"):
+        shutil.rmtree(gone)
+    (folder / SECOND).unlink()
+    pipeline(folder, "resume", SECOND)
+    assert tables(folder) == before and "annealed" in statuses(folder)
+
+
+@pytest.mark.slow
+def test_the_report_shows_tables_and_where_they_come_from(tmp_path):
+    folder = project(tmp_path)
+    pipeline(folder, "report")
+    page = (folder / "results" / "report.html").read_text()
+    assert "scores_01_first" in page and "02_second" in page
+    shown = folder / "results" / "report" / "mine-sample" / "01_first" / "scores_01_first.html"
+    assert "evenness" in shown.read_text()

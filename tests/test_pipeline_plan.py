@@ -1,186 +1,182 @@
-"""What the pipeline trains, and what a change to a preset makes stale: by the plan, and by Snakemake's dry run."""
+"""What a change makes stale: by the plan for every key of a preset and every parameter, by a dry run for some."""
 
-import copy
 import json
 import os
 from pathlib import Path
 
 import pytest
-import yaml
-from pipelines import ROOT, jobs, pipeline, preset_with, project
+from conftest import write_corpus
+from pipelines import ROOT, executed, pipeline, planned, project, trains, write_preset
 
-from mtlib.errors import ConfigurationError
-from mtlib.pipeline import fingerprint
-from mtlib.study.plan import READS, Plan
+from mtlib.experiments import Experiment, Pretraining
+from mtlib.presets import Preset, preset, preset_names
+from mtlib.workbook.parameters import read_parameters
+from mtlib.workbook.pipeline import fingerprint, prepare
+from mtlib.workbook.plan import Plan
 
-SMOKE = yaml.safe_load((ROOT / "presets" / "smoke.yaml").read_text())
-ALL = "00 01 02 03 04 05 06 07 08 09"
-TRAINING = "01 02 03 04 05 06 08 09"
+LOOKING = "runs = {}"
+"""A notebook that trains nothing, and still reads encoder, tasks and sizes of its preset."""
+
+ALL, TRAINING, FIRST = "01_first 02_second 03_looking", "01_first 02_second", "01_first"
 STALE = {
-    "corpus": ("hub", ""),  # the pipeline is told its corpus
-    "seeds": ([0, 1], "06 09"),
-    "experiment.encoder": ("minilm", ALL),
-    "experiment.max_tokens": (32, ALL),
-    "experiment.epochs": (3, TRAINING),
-    "experiment.steps": (7, TRAINING),
-    "experiment.batch_size": (4, TRAINING),
-    "experiment.learning_rate": (2e-3, TRAINING),
-    "experiment.dev_limit": (50, TRAINING),
-    "pretraining.epochs": (2, "04 05 06 07 08 09"),
-    "pretraining.steps": (7, "04 05 06 07 08 09"),
-    "pretraining.learning_rate": (2e-3, "04 05 06 07 08 09"),
-    "grids.table_1": ([{"batch_size": 4, "steps": 1000, "use": {"steps": 6}}], "02 09"),
-    "grids.table_2": ([{"weight": 7}], "03 09"),
-    "grids.table_3": ([{"weight": 7, "use": {"epochs": 3}}], "03 09"),
-    "grids.table_4": ([{"epochs": 25, "use": {"epochs": 1}}], "04 05 06 08 09"),
-    "grids.table_5": ([{"scheduler": "no", "mu": 3, "beta": 0.3}], "05 09"),
-    "grids.table_6": ([{"epochs": 10, "learning_rate": 1e-5, "mu": 2, "beta": 0.5}], "05 06 08 09"),
-    "choices.radii": ([0.1, 0.3], "03 09"),
-    "choices.ball_weight": (2.0, "03 09"),
-    "choices.ablation": (["ball"], "03 09"),
-    "choices.probe_batches": (2, "03"),
-    "choices.ranking_sizes": ([5], "04"),
-    "choices.decays": ([0.9], "05 09"),
-    "choices.tsne_perplexities": ([5], "07"),
-    "choices.tsne_iterations": ([250], "07"),
+    "corpus": ("sample", ALL),
+    "encoder": ("minilm", ALL),
+    "encoder_revision": ("a" * 40, ALL),
+    "dial": (0.0009, ALL),
+    "learning_rate": (2e-3, ALL),
+    "seeds": ([0, 1], ""),
+    "experiment__max_tokens": (32, ALL),
+    "experiment__dev_limit": (50, ALL),
+    "experiment__warmup": (0.5, ALL),
+    "pretraining__steps_per_epoch": (7, FIRST),
+    "notebooks__01_first__rates": ([3e-5], FIRST),
+    "notebooks__03_looking__seed": (1, "03_looking"),
 }
-"""For each key of the smoke preset another value, and the notebooks that depend on it."""
+"""For each key of a preset another value, and the notebooks that depend on it."""
 
-SAMPLED = ("pretraining.epochs", "choices.probe_batches")
-
-
-def keys(preset: dict) -> set[str]:
-    """Every key of a preset, those of its sections with their section's name."""
-    found = {key for key, value in preset.items() if not isinstance(value, dict)}
-    return found | {f"{name}.{key}" for name, part in preset.items() if isinstance(part, dict) for key in part}
+SAMPLED = ("pretraining__steps_per_epoch",)
 
 
-def numbers(stages) -> str:
-    """The notebooks' numbers, such as "01 06"."""
-    return " ".join(sorted(stage[:2] for stage in stages))
+def asked(plan: Plan) -> dict[str, str]:
+    """Everything that a plan tells the job of each notebook, and the experiments behind the runs that it waits for."""
+    about = json.loads(plan.write(Path("plan.json"), "figures", plan.corpus).read_text())
+    common = [about["corpus"], about["basis"]]
+    return {name: json.dumps([common, stage["parameters"], stage["after"]]) for name, stage in about["stages"].items()}
 
 
-def stale(before: Plan, after: Plan) -> set[str]:
-    """Stages whose own parts of the preset, or whose points or what those need, differ."""
-
-    def seen(plan: Plan, stage: str) -> str:
-        names, todo = {}, list(plan.stages[stage])
-        while todo:
-            point = plan.points[todo.pop()]
-            names[point.name] = point.text
-            todo += point.after
-        return json.dumps([plan.reads(stage), names], sort_keys=True)
-
-    return {stage for stage in READS if seen(before, stage) != seen(after, stage)}
+def stale(before: dict[str, str], after: dict[str, str]) -> set[str]:
+    return {stage for stage in after if before.get(stage) != after[stage]}
 
 
-def test_every_key_is_tried():
-    assert keys(SMOKE) | {"seeds"} == set(STALE)
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The small project with a third notebook, the current folder."""
+    monkeypatch.chdir(project(tmp_path))
+    trains(tmp_path / "notebooks" / "03_looking.ipynb", LOOKING)
+    return tmp_path
+
+
+def test_every_key_of_a_preset_is_tried():
+    assert set(Preset.model_fields) == {key.partition("__")[0] for key in STALE}
 
 
 @pytest.mark.parametrize("key", STALE)
-def test_a_changed_value_makes_stale_what_depends_on_it(key, tmp_path):
+def test_a_changed_value_makes_stale_what_depends_on_it(folder, key):
     value, expected = STALE[key]
-    changed = Plan(str(tmp_path / preset_with(tmp_path, {key: value})))
-    assert numbers(stale(Plan("smoke"), changed)) == expected
+    write_preset(folder, corpus="elsewhere")
+    before = asked(Plan("mine.yaml"))
+    write_preset(folder, **{"corpus": "elsewhere", key: value})
+    assert stale(before, asked(Plan("mine.yaml"))) == set(expected.split())
+
+
+OTHER = {
+    "epochs": 3, "steps_per_epoch": 3, "batch_size": 2, "learning_rate": 0.5, "weight_decay": 0.5, "betas": [0.1, 0.2],
+    "warmup": 0.1, "schedule": "halve", "clip": 0.5, "precision": "float32", "max_tokens": 16, "head_dropout": 0.5,
+    "pooling": "cls", "tasks": ["sst"], "sampler": "annealed", "dev_limit": 7, "task": "other", "scale": 3.0,
+    "penalties": [{"kind": "smart", "weight": 1.0}], "false_negatives": "mask", "encoder": "minilm", "seed": 3,
+    "encoder_revision": "a", "start_from": {"task": "sst", "encoder": "tiny"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [Experiment, Pretraining])
+def test_every_field_of_an_experiment_is_part_of_its_digest(kind):
+    plain = kind(encoder="tiny", **({"batch_size": 5} if kind is Pretraining else {}))
+    for field in set(kind.model_fields) - {"name", "task"}:
+        start = {} if field in ("encoder", "encoder_revision") else {"encoder": "tiny"}
+        assert kind.model_validate({**start, field: OTHER[field]}).digest != plain.digest, field
+    assert plain.but(name="other").digest == plain.digest
+
+
+@pytest.mark.parametrize("stage", sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb")))
+def test_every_parameter_of_a_notebook_reaches_its_job(stage, monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    known, smoke = read_parameters(ROOT / "notebooks" / f"{stage}.ipynb"), preset("smoke")
+    own = {name: parameter for name, parameter in known.items() if name not in ("preset", "corpus", "train")}
+    assert {"preset", "corpus", "seed", "train"} <= set(known)
+    others = [preset(name).notebooks.get(stage, {}) for name in preset_names()]
+    here = {name: parameter.default for name, parameter in own.items()} | smoke.notebooks.get(stage, {})
+
+    def planned(**values) -> dict[str, tuple]:
+        notebooks = smoke.notebooks | {stage: smoke.notebooks.get(stage, {}) | values}
+        (tmp_path / "smoke.yaml").write_text(json.dumps(smoke.model_dump() | {"notebooks": notebooks}))
+        stages = Plan(str(tmp_path / "smoke.yaml")).stages
+        return {name: (each.parameters, each.digests) for name, each in stages.items()}
+
+    before = planned()
+    for name, parameter in own.items():
+        values = [each[name] for each in others if name in each] + [parameter.default]
+        if different := [value for value in values if value != here[name]]:
+            after = planned(**{name: different[0]})
+            changed = {key for key in after if after[key] != before[key]}
+            assert stage in changed, name
+            assert all(after[key][1] != before[key][1] for key in changed - {stage}), name
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A project whose pipeline Snakemake believes to be finished: every output there, empty and touched."""
+    """The project on a corpus of its own, believed by Snakemake to be finished: every output there and touched."""
     folder = project(tmp_path_factory.mktemp("finished"))
-    name = preset_with(folder, {})
-    plan, label = Plan(str(folder / name)), f"{name}-sample"
-    for path in (
-        *(folder / f"results/points/{label}/{point}.json" for point in plan.points),
-        *(folder / f"results/notebooks/{label}/{stage}.ipynb" for stage in plan.stages),
-    ):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("")
-    touched = pipeline(folder, "run", "--touch", "--forceall", preset=name)
-    assert touched.returncode == 0, touched.stderr
+    trains(folder / "notebooks" / "03_looking.ipynb", LOOKING)
+    write_corpus(folder / "texts")
+    write_preset(folder, corpus="texts")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        plan = json.loads(prepare("plan", Plan("mine.yaml"), "results", "figures", "").read_text())
+    outputs = [mark for job in plan["jobs"].values() for mark in job["done"]]
+    for path in [*outputs, *(executed(stage, "texts") for stage in plan["stages"])]:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text("")
+    pipeline(folder, "run", "--touch", "--forceall")
     return folder
 
 
-def test_nothing_to_be_done_when_all_is_there(finished):
-    assert "nothing to be done" in pipeline(finished, "plan", preset="changed.yaml").stdout
+def test_a_notebook_with_runs_of_its_own_is_planned_with_no_other_change_and_nothing_else_is_done_again(finished):
+    added = trains(finished / "notebooks" / "99_mine.ipynb", "runs = {'new': study.experiment().but(epochs=4)}")
+    try:
+        assert planned(finished) == {"trains": {"99_mine"}, "executes": {"99_mine"}}
+    finally:
+        added.unlink()
+
+
+def test_a_changed_corpus_is_noticed_whatever_its_age(finished):
+    file = next((finished / "texts").glob("*sst-train.csv"))
+    text, age = file.read_text(), file.stat().st_mtime - 10**6
+    try:
+        file.write_text(text.replace("red", "blue"))
+        os.utime(file, (age, age))
+        assert planned(finished) == {"trains": {"01_first", "02_second"}, "executes": set(ALL.split())}
+    finally:
+        file.write_text(text)
 
 
 @pytest.mark.parametrize("key", [key if key in SAMPLED else pytest.param(key, marks=pytest.mark.slow) for key in STALE])
 def test_snakemake_runs_again_what_the_plan_calls_stale(finished, key):
     value, expected = STALE[key]
-    before = Plan(str(finished / preset_with(finished, {})))
-    name = preset_with(finished, {key: value})
-    done = pipeline(finished, "plan", preset=name)
-    assert done.returncode == 0, done.stderr
-    after = Plan(str(finished / name))
-    found = jobs(done.stdout)
-    assert numbers(job for job in found if job in READS) == expected
-    known = {name: point.text for name, point in before.points.items()}
-    changed = {name for name, point in after.points.items() if known.get(name) != point.text}
-    assert {job for job in found if job not in READS} == changed
+    try:
+        write_preset(finished, **{"corpus": "texts", key: value})
+        assert planned(finished)["executes"] == set(expected.split())
+    finally:
+        write_preset(finished, corpus="texts")
 
 
+@pytest.mark.slow
 def test_changed_code_executes_the_notebooks_again_and_trains_nothing(finished, monkeypatch, tmp_path):
-    name = preset_with(finished, {})
-    library = tmp_path / "mtlib"
-    library.symlink_to(ROOT / "mtlib")
-    copied = tmp_path / "copied" / "mtlib"
-    copied.mkdir(parents=True)
+    copied = tmp_path / "mtlib"
+    copied.mkdir()
     for path in (ROOT / "mtlib").iterdir():
         if path.name != "metrics.py":
             (copied / path.name).symlink_to(path)
     (copied / "metrics.py").write_text((ROOT / "mtlib" / "metrics.py").read_text() + "\n# a remark\n")
-    monkeypatch.setattr("pipelines.environment", lambda: os.environ | {"PYTHONPATH": str(copied.parent)})
-    done = pipeline(finished, "plan", preset=name)
-    assert done.returncode == 0, done.stderr
-    assert sorted(jobs(done.stdout)) == sorted(READS)
+    monkeypatch.setattr("pipelines.environment", lambda: os.environ | {"PYTHONPATH": str(tmp_path)})
+    assert planned(finished) == {"trains": set(), "executes": set(ALL.split())}
 
 
 def test_the_fingerprint_follows_the_code(tmp_path, monkeypatch):
     assert fingerprint() != fingerprint("data")
-    monkeypatch.setattr("mtlib.pipeline.__file__", str(tmp_path / "pipeline.py"))
+    monkeypatch.setattr("mtlib.workbook.pipeline.__file__", str(tmp_path / "workbook" / "pipeline.py"))
     (tmp_path / "a.py").write_text("1")
     first = fingerprint()
     (tmp_path / "a.py").rename(tmp_path / "b.py")
     second = fingerprint()
     (tmp_path / "b.py").write_text("2")
     assert len({first, second, fingerprint()}) == 3
-
-
-@pytest.mark.parametrize("name", ["smoke", "tour", "third", "laptop", "paper"])
-def test_points_come_after_what_they_need_and_no_run_is_planned_twice(name):
-    plan, seen = Plan(name), {}
-    for point in plan.points.values():
-        assert all(other in seen for other in point.after)
-        seen[point.name] = point.text
-    assert len(set(seen.values())) == len(seen)
-    assert set(plan.stages) == {path.stem for path in Path(ROOT / "notebooks").glob("*.ipynb")}
-
-
-def test_what_a_choice_decides_waits_for_all_candidates(tmp_path):
-    plan = Plan(str(tmp_path / preset_with(tmp_path, {"choices.radii": [0.1, 0.3], "choices.ablation": ["ball"]})))
-    balls = ("ball-0.1", "ball-0.3")
-    assert plan.points["best-ball-adversarial"].after == balls
-    assert plan.points["best-ball-adversarial"].fields["chosen between"] == list(balls)
-    assert plan.points["consistency-1"].after == ()
-
-
-def test_repeats_at_other_seeds_start_from_runs_of_their_own_seed(tmp_path):
-    plan = Plan(str(tmp_path / preset_with(tmp_path, {"seeds": [0, 5]})))
-    added = set(plan.stages["06_ensemble"]) - set(Plan("smoke").points)
-    methods = ("mnrl", "baseline", "baseline-smart", "annealed", "annealed-smart", "table-4-25", "best-bregman")
-    assert added == {f"{name}-seed-5" for name in methods}
-    assert plan.points["best-bregman-seed-5"].after[-2:] == ("mnrl-seed-5", "table-4-25-seed-5")
-    assert plan.points["table-4-25-seed-5"].fields["start_from"] != plan.points["table-4-25"].fields["start_from"]
-
-
-def test_an_unknown_point_is_named():
-    with pytest.raises(ConfigurationError, match="smoke: unknown point 'basline' .*'baseline'"):
-        Plan("smoke").point("basline")
-
-
-def test_the_preset_is_not_changed_by_planning():
-    plan = Plan("smoke")
-    before = copy.deepcopy(plan.preset)
-    assert Plan("smoke").preset == before == plan.preset

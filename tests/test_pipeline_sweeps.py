@@ -2,8 +2,6 @@
 
 import subprocess
 import sys
-from dataclasses import dataclass
-from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -11,9 +9,8 @@ import yaml
 from pipelines import ROOT, environment, project
 
 from mtlib.errors import ConfigurationError
-from mtlib.study import sweeps
-from mtlib.study.plan import Plan
-from mtlib.training.evaluation import in_choosing_half
+from mtlib.workbook import sweeps
+from mtlib.workbook.plan import Plan
 
 SMART = {"kind": "smart", "mode": "ball", "weight": 1.0, "dropout": "off"}
 SWEEP = {
@@ -38,21 +35,24 @@ def written(tmp_path):
 
 
 def test_every_combination_is_one_run_at_every_seed(written):
-    plan = Plan(written())
-    assert len(plan.points) == 3 * 2 * 2 and plan.stages == {}
-    point = plan.points["radius-0.1-learning-rate-0.003-seed-3"]
-    fields = point.fields
-    assert (fields["penalties"][0]["radius"], fields["learning_rate"], fields["seed"]) == (0.1, 0.003, 3)
-    assert fields["sampler"]["kind"] == "annealed" and fields["steps"] == 6
-    assert {each.fields["penalties"][0]["radius"] for each in plan.points.values()} == {0.01, 0.1, 1.0}
+    experiments = sweeps.read(written()).experiments()
+    assert len(experiments) == 3 * 2 * 2 == len({each.digest for each in experiments.values()})
+    one = experiments["smart.radius 0.1, learning_rate 0.003, seed 3"]
+    assert (one.penalties[0].radius, one.learning_rate, one.seed) == (0.1, 0.003, 3)
+    assert one.sampler.kind == "annealed" and one.steps == 12
+    assert {each.penalties[0].radius for each in experiments.values()} == {0.01, 0.1, 1.0}
 
 
 def test_fields_of_samplers_and_whole_fields_vary(written):
     grid = {"sampler": ["round_robin", {"kind": "annealed"}], "smart.direction": ["random", "adversarial"]}
-    penalties = [SMART | {"radius": 0.1}]
-    plan = Plan(written(grid=grid, seeds=[0], experiment={"penalties": penalties}))
-    found = {(p.fields["sampler"]["kind"], p.fields["penalties"][0]["direction"]) for p in plan.points.values()}
+    sweep = sweeps.read(written(grid=grid, seeds=[0], experiment={"penalties": [SMART | {"radius": 0.1}]}))
+    found = {(each.sampler.kind, each.penalties[0].direction) for each in sweep.experiments().values()}
     assert len(found) == 4
+
+
+def test_values_that_differ_in_a_late_digit_are_different_runs(written):
+    rates = [1e-3, 1.0000001e-3]
+    assert len(sweeps.read(written(grid={"learning_rate": rates}, seeds=[0])).experiments()) == 2
 
 
 @pytest.mark.parametrize(
@@ -71,17 +71,28 @@ def test_fields_of_samplers_and_whole_fields_vary(written):
         ({"grid": {"smart.radius": [0.1, 0.10]}}, "smart.radius: a value occurs twice"),
         ({"sedes": [1]}, "unknown key 'sedes'"),
         ({"preset": "smok"}, "did you mean 'smoke'"),
+        ({"preset": "smoke", "experiment": {"penalties": 5}}, "no penalty 'smart', found"),
+        ({"grid": {"smart.radius": {"from": 0.1, "to": 1.0, "points": 10**9}}}, "points"),
+        ({"seeds": list(range(200)), "grid": {"learning_rate": {"from": 0.1, "to": 1.0, "points": 100}}}, "10000 runs"),
+        ({"grid": {"epochs": [1, 10**12]}}, "epochs 1000000000000, seed 0: epochs: "),
+        ({"grid": {"sampler.": ["x"]}}, "sampler."),
+        ({"grid": {"tasks": [["sst"], "x" * 9000]}}, "tasks"),
     ],
 )
 def test_a_sweep_that_cannot_be_meant_is_refused_before_anything_is_trained(written, changes, message):
-    with pytest.raises(ConfigurationError, match=message):
+    with pytest.raises(ConfigurationError, match=message) as caught:
         sweeps.read(written(**changes))
+    assert len(str(caught.value)) < 2000
 
 
-def test_the_example_is_a_sweep_and_a_preset_is_none():
-    example = ROOT / "presets" / "sweeps" / "radius.yaml"
-    assert sweeps.is_sweep(str(example)) and len(Plan(str(example)).points) == 12
-    assert not sweeps.is_sweep(str(ROOT / "presets" / "smoke.yaml")) and not sweeps.is_sweep("smoke")
+@pytest.mark.parametrize("path", sorted((ROOT / "presets" / "sweeps").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_examples_are_sweeps(path):
+    assert sweeps.read(str(path)).experiments()
+
+
+def test_the_preset_s_corpus_is_the_sweep_s_unless_it_has_one(written):
+    sweep = sweeps.read(written(corpus="elsewhere"))
+    assert sweep.corpus == "elsewhere" and Plan("smoke", "", written()).corpus == "sample"
 
 
 def test_the_figure_has_a_panel_a_key():
@@ -92,60 +103,20 @@ def test_the_figure_has_a_panel_a_key():
     assert list(panels[1].lines[0].get_ydata()) == [2.5, 2.5]
 
 
-@dataclass
-class Trained:
-    """A run of tasks whose dev predictions are right in the first `right` of forty examples."""
-
-    right: int
-    tasks: tuple[str, ...] = ("sst", "qqp")
-
-    @property
-    def experiment(self):
-        return SimpleNamespace(tasks=self.tasks)
-
-    def predictions(self, split: str, task: str) -> pd.DataFrame:
-        assert split == "dev" and task in self.tasks
-        ids = [str(number) for number in range(40)]
-        return pd.DataFrame({"id": ids, "label": 1, "prediction": [int(n < self.right) for n in range(40)]})
-
-
-def reporting(*rights: int) -> list[float]:
-    """The accuracies of those runs on the half of dev that chose nothing, counted by hand."""
-    half = [number for number in range(40) if not in_choosing_half(pd.Series([str(number)]))[0]]
-    return [sum(number < right for number in half) / len(half) for right in rights]
-
-
-def test_settings_are_compared_over_their_seeds_on_the_tasks_that_all_have():
-    systems = {"a 1": [Trained(10), Trained(20)], "a 2": [Trained(30), Trained(38, ("qqp",))]}
-    found = sweeps.compared(systems)
-    first, second = reporting(10, 20), reporting(30, 38)
-    seeds = found["seeds"].set_index(["setting", "task"])
-    assert set(seeds.index) == {(name, task) for name in systems for task in ("qqp", "mean")}
-    assert seeds.loc[("a 2", "qqp"), "mean"] == pytest.approx(sum(second) / 2) and (seeds["seeds"] == 2).all()
-    row = found["differences"].set_index("task").loc["qqp"]
-    assert (row["system"], row["seeds"]) == ("a 2", 2)
-    assert row["difference"] == pytest.approx((sum(second) - sum(first)) / 2)
-
-
-def test_one_setting_or_one_seed_says_less():
-    one = Trained(10)
-    assert sweeps.compared({"a": [one]}) == {}
-    assert list(sweeps.compared({"a": [one], "b": [one]})) == ["differences"]
-    assert list(sweeps.compared({"a": [one, one]})) == ["seeds"]
-    assert sweeps.compared({"a": [Trained(1, ("sst",))], "b": [Trained(1, ("qqp",))]}) == {}
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_a_sweep_goes_through_the_pipeline(written, tmp_path):
-    file = written(grid={"smart.radius": [0.1, 0.3]}, seeds=[0, 1])
+def test_a_sweep_goes_through_the_pipeline(tmp_path):
     folder = project(tmp_path / "p")
-    run = [sys.executable, "-m", "mtlib", "sweep", file, "--threads", "1"]
+    grid = {"preset": "mine.yaml", "seeds": [0, 1], "grid": {"sampler": ["round_robin", "annealed"]}}
+    (folder / "grid.yaml").write_text(yaml.safe_dump(grid))
+    run = [sys.executable, "-m", "mtlib", "sweep", "grid.yaml", "--threads", "1"]
     done = subprocess.run(run, cwd=folder, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    table = pd.read_csv(folder / "results" / "tables" / "mine.yaml-sample" / "sweep.csv")
-    assert list(table["smart.radius"]) == [0.1, 0.1, 0.3, 0.3] and table["mean"].between(0, 1).all()
-    assert {path.suffix for path in (folder / "figures" / "mine.yaml-sample").iterdir()} == {".pdf", ".png"}
-    assert len(list((folder / "results" / "points" / "mine.yaml-sample").iterdir())) == 4
-    seeds = pd.read_csv(folder / "results" / "tables" / "mine.yaml-sample" / "sweep_seeds.csv")
-    assert (seeds["seeds"] == 2).all() and set(seeds["setting"]) == {"smart.radius 0.1", "smart.radius 0.3"}
+    tables, figures = folder / "results" / "tables" / "grid-sample", folder / "figures" / "grid-sample"
+    table = pd.read_csv(tables / "sweep.csv")
+    assert list(table["sampler"]) == ["round_robin", "round_robin", "annealed", "annealed"]
+    assert table["mean"].between(0, 1).all() and len(list((folder / "results" / "runs").iterdir())) == 4
+    assert {path.suffix for path in figures.iterdir()} == {".pdf", ".png"}
+    seeds = pd.read_csv(tables / "sweep_seeds.csv")
+    assert (seeds["seeds"] == 2).all() and set(seeds["system"]) == {"sampler round_robin", "sampler annealed"}
+    assert set(pd.read_csv(tables / "sweep_differences.csv")["system"]) == {"sampler annealed"}

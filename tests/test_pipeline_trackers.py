@@ -4,7 +4,7 @@ import pytest
 
 import mtlib
 from mtlib.errors import ConfigurationError
-from mtlib.training import trackers
+from mtlib.training import progress
 
 
 @pytest.fixture
@@ -14,15 +14,15 @@ def fit(corpus, tmp_path):
 
 
 def test_without_a_request_there_is_no_tracker(fit, monkeypatch):
-    monkeypatch.delenv(trackers.TRACKER, raising=False)
-    monkeypatch.setattr(trackers, "_opened", lambda name, run: pytest.fail("opened"))
+    monkeypatch.delenv(progress.TRACKER, raising=False)
+    monkeypatch.setattr(progress, "_opened", lambda name, run: pytest.fail("opened"))
     assert fit().complete
 
 
 def test_an_unknown_tracker_is_refused(run, monkeypatch):
-    monkeypatch.setenv(trackers.TRACKER, "tensorbord")
+    monkeypatch.setenv(progress.TRACKER, "tensorbord")
     with pytest.raises(ConfigurationError, match="expected one of tensorboard, trackio, wandb"):
-        trackers.log_epoch(run, {"epoch": 1, "step": 6})
+        progress.log_epoch(run, {"epoch": 1, "step": 6})
 
 
 def test_every_epoch_is_handed_over_and_the_tracker_closed(fit, run, monkeypatch):
@@ -35,8 +35,8 @@ def test_every_epoch_is_handed_over_and_the_tracker_closed(fit, run, monkeypatch
         def finish(self):
             calls.append("finished")
 
-    monkeypatch.setenv(trackers.TRACKER, "wandb")
-    monkeypatch.setattr(trackers, "_opened", lambda name, run: Watching())
+    monkeypatch.setenv(progress.TRACKER, "wandb")
+    monkeypatch.setattr(progress, "_opened", lambda name, run: Watching())
     watched = fit()
     history = watched.history
     assert [step for step, _ in calls[:-1]] == history["step"].tolist() and calls[-1] == "finished"
@@ -48,8 +48,8 @@ def test_a_tracker_that_fails_is_reported_once_and_the_run_completes(fit, monkey
     def broken(name, run):
         raise OSError("no network")
 
-    monkeypatch.setenv(trackers.TRACKER, "trackio")
-    monkeypatch.setattr(trackers, "_opened", broken)
+    monkeypatch.setenv(progress.TRACKER, "trackio")
+    monkeypatch.setattr(progress, "_opened", broken)
     with pytest.warns(UserWarning, match="trackio failed and is left out: OSError: no network") as warned:
         assert fit().complete
     assert sum("left out" in str(each.message) for each in warned) == 1
@@ -59,7 +59,7 @@ def test_tensorboard_files_hold_the_history(fit, monkeypatch):
     pytest.importorskip("tensorboard", reason="needs the extra `trackers`")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    monkeypatch.setenv(trackers.TRACKER, "tensorboard")
+    monkeypatch.setenv(progress.TRACKER, "tensorboard")
     watched = fit()
     events = EventAccumulator(str(watched.path / "tensorboard")).Reload()
     found = [(event.step, event.value) for event in events.Scalars("mean")]

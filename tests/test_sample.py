@@ -14,8 +14,8 @@ from mtlib.data.baselines import bag_of_words, difficulty, majority
 from mtlib.data.corpus import load_corpus
 from mtlib.data.leakage import keys
 from mtlib.data.lexicon import sentiment
-from mtlib.encoders import minilm_folder
 from mtlib.errors import ConfigurationError
+from mtlib.packaged import minilm_folder
 from mtlib.tasks import QQP, SST, STS, Task
 
 FINGERPRINT = "793954e9367f197668483c46747001415cf8d41c462f87479142a84a01c42276"

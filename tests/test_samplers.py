@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from mtlib.errors import ConfigurationError
-from mtlib.samplers import SAMPLERS, Annealed, Proportional, RoundRobin, Sampler, SquareRoot
+from mtlib.samplers import Annealed, Proportional, RoundRobin, Sampler, SquareRoot
 from mtlib.training.loop import positions
 
 SIZES = (8544, 141505, 6040)
@@ -69,9 +69,9 @@ def test_draws_follow_the_probabilities(sampler):
         assert stats.chisquare(observed, expected).pvalue > 1e-3
 
 
-@pytest.mark.parametrize("kind", SAMPLERS)
+@pytest.mark.parametrize("kind", ["round_robin", "proportional", "square_root", "annealed"])
 def test_a_schedule_is_a_function_of_its_seed(kind):
-    sampler = SAMPLERS[kind]()
+    sampler = Sampler.read(kind)
     first = sampler.schedule(SIZES, 4, 50, seed=1)
     assert first.shape == (4, 50)
     assert (first == sampler.schedule(SIZES, 4, 50, seed=1)).all()

@@ -1,4 +1,4 @@
-"""Comparisons against closed forms, scipy and simulation; the halves of dev."""
+"""Comparisons against closed forms, scipy and simulation."""
 
 import itertools
 
@@ -8,52 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from systems import classes, system, values
 
-from mtlib.errors import ConfigurationError, DataError
+from mtlib.errors import ConfigurationError
 from mtlib.metrics import similarity_score
 from mtlib.study import statistics as s
-from mtlib.study.parts import (
-    ChoosingHalf,
-    Dev,
-    ReportingHalf,
-    Stored,
-    Test,
-    aligned,
-    require_choosing,
-    task_scores,
-)
-from mtlib.training.evaluation import in_choosing_half
+from mtlib.study.eval_splits import Dev, ReportingHalf, Stored, task_scores
 
-
-def classes(right, labels=None):
-    """Predictions of QQP that are right where `right` says so."""
-    right = np.asarray(right, bool)
-    labels = np.arange(len(right)) % 2 if labels is None else labels
-    return pd.DataFrame(
-        {
-            "id": [f"q{i:05d}" for i in range(len(right))],
-            "label": labels,
-            "prediction": np.where(right, labels, 1 - labels),
-        }
-    )
-
-
-def values(labels, predictions):
-    ids = [f"s{i:05d}" for i in range(len(labels))]
-    return pd.DataFrame({"id": ids, "label": np.asarray(labels, float), "prediction": np.asarray(predictions, float)})
-
-
-def system(seed, n=400, skill=0.8, noise=1.0):
-    """A system with predictions for three tasks on the same examples as every other."""
-    base, own = np.random.default_rng(7), np.random.default_rng(seed)
-    sst = base.integers(0, 5, n)
-    similarity = base.uniform(0, 5, n)
-    frames = {
-        "sst": values(sst, np.where(own.random(n) < skill, sst, (sst + 1) % 5)),
-        "qqp": classes(own.random(n) < skill),
-        "sts": values(similarity, similarity + own.normal(0, noise, n)),
-    }
-    return Stored({(split, task): frame for split in ("dev", "test") for task, frame in frames.items()})
+TASKS = ["qqp", "sst", "sts"]
 
 
 def test_bootstrap_of_accuracy_is_the_binomial_distribution():
@@ -119,119 +81,6 @@ def test_intervals_cover_the_true_difference(kind):
     assert 0.91 <= hits / trials <= 0.985
 
 
-def test_compare_ignores_the_order_of_rows_and_is_deterministic():
-    systems = {"a": system(1), "b": system(2, skill=0.9, noise=0.5)}
-    shuffled = {
-        name: Stored({key: frame.sample(frac=1, random_state=5) for key, frame in found.frames.items()})
-        for name, found in systems.items()
-    }
-    table = s.compare(systems, "a", Dev(), draws=2000)
-    pd.testing.assert_frame_equal(table, s.compare(shuffled, "a", Dev(), draws=2000))
-    assert not table["low"].equals(s.compare(systems, "a", Dev(), draws=2000, seed=1)["low"])
-
-
-def test_compare_resolves_a_large_difference_and_not_an_absent_one():
-    a, better, twin = system(1), system(2, skill=0.98, noise=0.4), system(3)
-    table = s.compare({"a": a, "better": better, "twin": twin, "same": a}, "a", ReportingHalf(), draws=2000)
-    table = table.set_index(["system", "task"])
-    assert (table.loc["better", "resolved"] == "yes").all()
-    assert (table.loc["twin", "resolved"] == "no").all()
-    same = table.loc["same"]
-    assert (same["difference"] == 0).all() and (same["low"] == 0).all() and (same["p"] == 1).all()
-    expected = task_scores(better, ReportingHalf())["mean"] - task_scores(a, ReportingHalf())["mean"]
-    assert table.loc[("better", "mean"), "difference"] == pytest.approx(expected)
-    assert table["p_mcnemar"].notna().groupby("task").all().to_dict() == {
-        "sst": True, "qqp": True, "sts": False, "mean": False
-    }  # fmt: skip
-
-
-def test_differences_change_sign_with_the_baseline():
-    a, b = system(1), system(2, skill=0.85)
-    forward, backward = s.paired_bootstrap(a, b, Dev(), draws=3000), s.paired_bootstrap(b, a, Dev(), draws=3000)
-    assert forward["difference"].to_numpy() == pytest.approx(-backward["difference"].to_numpy())
-    assert forward["low"].to_numpy() == pytest.approx(-backward["high"].to_numpy(), abs=4e-3)
-
-
-def test_seeds_widen_the_interval_by_their_own_variance():
-    """Two systems of two runs: the draws' variance is that of examples plus s^2 / n of the seeds."""
-    weights = s._seed_weights(3, 200_000, 0, "a")
-    scores = np.array([0.70, 0.74, 0.81])
-    assert weights.sum(axis=1) == pytest.approx(1)
-    assert (weights @ scores).mean() == pytest.approx(scores.mean(), abs=1e-3)
-    assert (weights @ scores).var() == pytest.approx(scores.var(ddof=1) / 3, rel=0.02)
-    runs = [system(1, skill=0.75), system(2, skill=0.85)]
-    table = s.compare({"a": system(3), "b": runs}, "a", Dev(), draws=4000).set_index("task")
-    single = s.compare({"a": system(3), "b": runs[1]}, "a", Dev(), draws=4000).set_index("task")
-    assert table.loc["sst", "seeds"] == 2 and np.isnan(table.loc["sst", "p_mcnemar"])
-    width = table["high"] - table["low"]
-    assert width["sst"] > (single["high"] - single["low"])["sst"]
-    means = [task_scores(run, Dev())["sst"] for run in runs]
-    assert table.loc["sst", "score"] == pytest.approx(np.mean(means))
-
-
-def test_undefined_correlation_is_said():
-    constant = values(np.arange(40) % 5, np.ones(40))
-    good = values(np.arange(40) % 5, np.arange(40) % 5)
-    systems = {"a": Stored({("dev", "sts"): good}), "b": Stored({("dev", "sts"): constant})}
-    table = s.compare(systems, "a", Dev(), ["sts"], draws=200)
-    assert list(table["resolved"]) == ["undefined", "undefined"] and table["low"].isna().all()
-
-
-def test_intervals_hold_the_score_and_match_the_normal_half_width():
-    table = s.intervals(system(1), Dev()).set_index("task")
-    assert ((table["low"] < table["score"]) & (table["score"] < table["high"])).all()
-    p, n = table.loc["qqp", "score"], 400
-    assert table.loc["qqp", "high"] - p == pytest.approx(1.96 * np.sqrt(p * (1 - p) / n), abs=0.004)
-    assert table.loc["qqp", "n"] == n and table.loc["mean", "n"] == 3 * n
-
-
-@pytest.mark.parametrize(
-    "change, words",
-    [
-        (lambda f: f.iloc[1:], "ids are in one system only"),
-        (lambda f: f.assign(label=1 - f["label"]), "two different labels"),
-        (lambda f: pd.concat([f, f.iloc[:1]]), "occurs twice"),
-        (lambda f: f.drop(columns="label"), "expected the columns"),
-    ],
-)
-def test_examples_that_do_not_match_are_refused(change, words):
-    frame = classes(np.ones(10))
-    with pytest.raises(DataError, match=words):
-        aligned([frame, change(frame)], "qqp")
-
-
-def test_unknown_baseline_and_empty_system_are_refused():
-    with pytest.raises(ConfigurationError, match="baseline 'x'"):
-        s.compare({"a": system(1)}, "x", Dev())
-    with pytest.raises(ConfigurationError, match="no runs of"):
-        s.compare({"a": system(1), "b": []}, "a", Dev())
-
-
-def test_t_interval_and_seed_summary_agree_with_scipy():
-    sample = [0.51, 0.53, 0.56, 0.52]
-    public = stats.ttest_1samp(sample, 0).confidence_interval(0.95)
-    assert s.t_interval(sample) == pytest.approx((public.low, public.high))
-    runs = pd.DataFrame({"weight": [1, 1, 1, 1, 5], "sst": [*sample, 0.6], "mean": [*sample, 0.6]})
-    table = s.seeds_summary(runs, ["weight"], ["sst", "mean"])
-    assert table.loc[0, "mean"] == pytest.approx(0.53) and table.loc[0, "sd"] == pytest.approx(np.std(sample, ddof=1))
-    assert list(table["seeds"]) == [4, 4, 1, 1] and np.isnan(table.loc[2, "low"])
-
-
-def test_mcnemar_agrees_with_closed_forms():
-    labels = np.zeros(40, int)
-    first, second = labels.copy(), labels.copy()
-    first[:9], second[9:11] = 1, 1  # 9 only the second gets right, 2 only the first
-    found = s.mcnemar(labels, first, second)
-    assert (found.only_first, found.only_second) == (2, 9)
-    by_hand = 2 * sum(stats.binom.pmf(k, 11, 0.5) for k in range(3))
-    assert found.p == pytest.approx(by_hand)
-    assert s.mcnemar(labels, second, first).p == pytest.approx(found.p)
-    assert s.mcnemar(labels, first, second, exact=False).p == pytest.approx(stats.chi2.sf((7 - 1) ** 2 / 11, 1))
-    assert s.mcnemar(labels, first, first).p == 1
-    with pytest.raises(DataError, match="one shape"):
-        s.mcnemar(labels, first[1:], second)
-
-
 def test_holm_of_the_textbook_and_undefined_values():
     assert s.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     adjusted = s.holm([0.04, np.nan, 0.01])
@@ -253,35 +102,150 @@ def test_bootstrap_p_counts_draws_beyond_zero():
     assert s.bootstrap_p(np.zeros(9)) == 1 and np.isnan(s.bootstrap_p(np.array([])))
 
 
-def test_halves_of_dev_are_disjoint_complete_and_follow_the_id():
-    ids = [f"id{i}" for i in range(4000)]
-    member = in_choosing_half(ids)
-    assert 0.46 < member.mean() < 0.54
-    assert (in_choosing_half(ids[::-1])[::-1] == member).all()
-    run = system(1)
-    chosen, reported = ChoosingHalf().predictions(run, "sst"), ReportingHalf().predictions(run, "sst")
-    assert not set(chosen["id"]) & set(reported["id"])
-    assert set(chosen["id"]) | set(reported["id"]) == set(Dev().predictions(run, "sst")["id"])
+def test_compare_ignores_the_order_of_rows_and_is_deterministic():
+    systems = {"a": system(1), "b": system(2, skill=0.9, noise=0.5)}
+    shuffled = {
+        name: Stored({key: frame.sample(frac=1, random_state=5) for key, frame in found.frames.items()})
+        for name, found in systems.items()
+    }
+    table = s.compare(systems, [("a", "b")], Dev(), draws=2000)
+    pd.testing.assert_frame_equal(table, s.compare(shuffled, [("a", "b")], Dev(), draws=2000))
+    assert not table["low"].equals(s.compare(systems, [("a", "b")], Dev(), draws=2000, seed=1)["low"])
 
 
-def test_the_choosing_half_reads_dev_only():
-    asked = []
+def test_rows_are_the_tasks_the_mean_and_the_evenness_of_each_pair():
+    systems = {"weak": system(1, skill=0.5), "middle": system(2), "strong": system(3, skill=0.98, noise=0.4)}
+    table = s.compare(systems, [("weak", "middle"), ("middle", "strong")], draws=1000)
+    assert list(table.columns) == s.COMPARISON and table["task"].tolist() == 2 * [*TASKS, "mean", "evenness"]
+    np.testing.assert_array_equal(table["p_holm"], s.holm(table["p"]))
+    for (name, against), rows in table.groupby(["system", "against"]):
+        before, after = (task_scores(systems[each], ReportingHalf()) for each in (against, name))
+        rows = rows.set_index("task")
+        for task in after:
+            expected = [before[task], after[task], after[task] - before[task]]
+            assert rows.loc[task, ["baseline", "score", "difference"]].tolist() == pytest.approx(expected)
+        assert (rows["low"] <= rows["difference"]).all() and (rows["difference"] <= rows["high"]).all()
 
-    class Spy(Stored):
-        def predictions(self, split, task):
-            asked.append(split)
-            return super().predictions(split, task)
 
-    ChoosingHalf().predictions(Spy(system(1).frames), "sst")
-    assert asked == ["dev"]
-    for part in (Test(), Dev(), ReportingHalf(), "dev", None):
-        with pytest.raises(ConfigurationError, match="ChoosingHalf"):
-            require_choosing(part)
-    with pytest.raises(TypeError):
-        ChoosingHalf("test")
-    with pytest.raises(AttributeError):
-        ChoosingHalf().split = "test"
-    with pytest.raises(ConfigurationError, match="redefined"):
-        type("Cheat", (ChoosingHalf,), {})
-    with pytest.raises(DataError, match="no predictions of sst on test"):
-        Test().predictions(Stored({}), "sst")
+def test_compare_resolves_a_large_difference_and_not_an_absent_one():
+    systems = {"a": system(1), "better": system(2, skill=0.98, noise=0.4), "twin": system(3), "same": system(1)}
+    table = s.compare(systems, [("a", name) for name in ("better", "twin", "same")], draws=2000)
+    table = table[table["task"] != "evenness"].set_index(["system", "task"])
+    assert (table.loc["better", "resolved"] == "yes").all()
+    assert (table.loc["twin", "resolved"] == "no").all()
+    same = table.loc["same"]
+    assert (same[["difference", "low", "high"]] == 0).all(axis=None) and (same["p"] == 1).all()
+
+
+def test_differences_change_sign_with_the_baseline():
+    systems = {"a": system(1), "b": system(2, skill=0.85)}
+    forward, backward = (s.compare(systems, [pair], Dev(), draws=3000) for pair in (("a", "b"), ("b", "a")))
+    assert forward["difference"].to_numpy() == pytest.approx(-backward["difference"].to_numpy())
+    assert forward["low"].to_numpy() == pytest.approx(-backward["high"].to_numpy(), abs=4e-3)
+
+
+def test_one_task_has_no_mean_and_pairs_share_their_tasks():
+    two = Stored({key: frame for key, frame in system(2).frames.items() if key[1] != "sts"})
+    one = Stored({key: frame for key, frame in system(3).frames.items() if key[1] == "sst"})
+    systems = {"three": system(1), "two": two, "one": one}
+    table = s.compare(systems, [("three", "two"), ("two", "one")], draws=200)
+    assert table["task"].tolist() == ["qqp", "sst", "mean", "evenness", "sst"]
+
+
+def test_seeds_widen_the_interval_by_their_own_variance():
+    """Two systems of two runs: the draws' variance is that of examples plus s^2 / n of the seeds."""
+    weights = s._seed_weights(3, 200_000, 0, "a")
+    scores = np.array([0.70, 0.74, 0.81])
+    assert weights.sum(axis=1) == pytest.approx(1)
+    assert (weights @ scores).mean() == pytest.approx(scores.mean(), abs=1e-3)
+    assert (weights @ scores).var() == pytest.approx(scores.var(ddof=1) / 3, rel=0.02)
+    runs = [system(1, skill=0.75), system(2, skill=0.85)]
+    systems = {"a": system(3), "both": runs, "single": runs[1]}
+    table = s.compare(systems, [("a", "both"), ("a", "single")], Dev(), draws=4000).set_index(["system", "task"])
+    width = table["high"] - table["low"]
+    assert width["both", "sst"] > width["single", "sst"]
+    for task, score in pd.DataFrame([task_scores(run, Dev()) for run in runs]).mean().items():
+        assert table.loc[("both", task), "score"] == pytest.approx(score)
+
+
+def test_undefined_correlation_is_said():
+    constant = Stored({key: frame.assign(prediction=1) for key, frame in system(1).frames.items()})
+    table = s.compare({"a": system(1), "b": constant}, [("a", "b")], Dev(), draws=200).set_index("task")
+    undefined = table.loc[["sts", "mean", "evenness"]]
+    assert (undefined["resolved"] == "undefined").all() and undefined["low"].isna().all()
+    assert table.loc["sst", "resolved"] == "yes" and "undefined" in s.verdict(table.loc["mean"])
+    assert s.equivalence(table).tolist() == ["hurts", "hurts", "undefined", "undefined", "undefined"]
+
+
+def test_unknown_and_empty_systems_are_refused():
+    with pytest.raises(ConfigurationError, match="found 'x'"):
+        s.compare({"a": system(1)}, [("x", "a")])
+    with pytest.raises(ConfigurationError, match="no runs of"):
+        s.compare({"a": system(1), "b": []}, [("a", "b")])
+
+
+def test_intervals_hold_the_score_and_match_the_normal_half_width():
+    table = s.intervals(system(1), Dev()).set_index("task")
+    assert list(table.index) == [*TASKS, "mean", "evenness"]
+    assert ((table["low"] < table["score"]) & (table["score"] < table["high"])).drop("evenness").all()
+    p, n = table.loc["qqp", "score"], 400
+    assert table.loc["qqp", "high"] - p == pytest.approx(1.96 * np.sqrt(p * (1 - p) / n), abs=0.004)
+    assert table.loc["qqp", "n"] == n and table.loc["mean", "n"] == 3 * n
+
+
+def test_interval_of_a_mean_is_the_normal_one_whatever_the_order():
+    sample = np.random.default_rng(0).normal(2, 3, 900)
+    mean, low, high = s.mean_interval(sample)
+    half = 1.96 * sample.std() / 30
+    assert (mean, low, high) == pytest.approx((sample.mean(), sample.mean() - half, sample.mean() + half), abs=0.02)
+    assert s.mean_interval(sample[::-1]) == (mean, low, high)
+
+
+def test_t_interval_and_seed_summary_agree_with_scipy():
+    sample = [0.51, 0.53, 0.56, 0.52]
+    public = stats.ttest_1samp(sample, 0).confidence_interval(0.95)
+    assert s.t_interval(sample) == pytest.approx((public.low, public.high))
+    runs = [system(seed) for seed in range(3)]
+    table = s.seeds_summary({"many": runs, "one": runs[0]}, Dev()).set_index(["system", "task"])
+    scores = pd.DataFrame([task_scores(run, Dev()) for run in runs])
+    for task, column in scores.items():
+        row = table.loc["many", task]
+        assert row[["mean", "sd"]].tolist() == pytest.approx([column.mean(), column.std(ddof=1)])
+        assert row[["low", "high"]].tolist() == pytest.approx(list(s.t_interval(column)))
+    assert table.loc["one", "low"].isna().all() and table.loc["many", "seeds"].tolist() == [3] * 5
+
+
+def rows(*cells):
+    return pd.DataFrame(cells, columns=["difference", "low", "high", "resolved"])
+
+
+def test_equivalence_is_an_interval_within_the_margin():
+    table = rows((0.001, -0.004, 0.004, "no"), (0.01, 0.002, 0.02, "yes"), (-0.01, -0.02, -0.002, "yes"))
+    assert s.equivalence(table).tolist() == ["equivalent", "helps", "hurts"]
+    assert s.equivalence(table, margin=0.003).tolist() == ["undecided", "helps", "hurts"]
+    # A difference can be resolved and too small to matter.
+    assert s.equivalence(rows((0.002, 0.001, 0.003, "yes"))).tolist() == ["equivalent"]
+
+
+def test_tost_rarely_calls_a_difference_of_the_margin_equivalent():
+    """A true difference at the margin's edge: at most 2.5 % are called equivalent, up to the simulation's error."""
+    random, called, margin = np.random.default_rng(0), 0, 0.08
+    for trial in range(300):
+        right = random.random(400) < 0.9
+        worse = right & (random.random(400) > margin / 0.9)
+        frames = {"a": classes(right), "b": classes(worse)}
+        systems = {name: Stored({("dev", "qqp"): frame}) for name, frame in frames.items()}
+        table = s.compare(systems, [("a", "b")], Dev(), draws=400, seed=trial)
+        called += (s.equivalence(table, margin) == "equivalent").sum()
+    assert called / 300 < 0.05
+
+
+@pytest.mark.parametrize(
+    ("resolved", "difference", "word"),
+    [("yes", 0.1, "better"), ("yes", -0.1, "worse"), ("no", 0.1, "not resolved"), ("undefined", np.nan, "undefined")],
+)
+def test_verdicts(resolved, difference, word):
+    row = {"system": "x", "against": "y", "task": "mean", "resolved": resolved, "difference": difference}
+    row |= {"low": difference - 0.05, "high": difference + 0.05}
+    (sentence,) = s.verdicts(pd.DataFrame([row, row | {"task": "sst"}]))
+    assert sentence.startswith(f"x against y, mean: {word}")

@@ -1,11 +1,17 @@
 """What the strict reader says of odd bytes, empty files and lost characters, word by word."""
 
+import io
+
+import pandas as pd
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from test_tsv import ROWS, faults, sst_file
 
-from mtlib.data.tsv import read_tsv, scan_tsv
+from mtlib.data.tsv import read_tsv, scan_tsv, unfit_id
 from mtlib.errors import DataError
 from mtlib.tasks import QQP, SST
+from mtlib.training.evaluation import in_choosing_half
 
 
 @pytest.mark.parametrize("content, found", [(b"", "an empty file"), (b"\xef\xbb\xbf", "an empty file")])
@@ -68,3 +74,31 @@ def test_blank_texts_are_an_error_unless_a_policy_is_asked_for(tmp_path):
             read()
     assert scan_tsv(path, SST).notes == () and len(scan_tsv(path, SST).faults) == 1
     assert read_tsv(sst_file(tmp_path), SST, empty="drop").notes == ()
+
+
+@pytest.mark.parametrize("name", ["a\rb", "a\r", "\x1fa", "a\x1f", "a\x85b", "a\u2028b", "a\u2029", "a\x0b", "a\x7f"])
+def test_an_id_that_would_split_a_row_of_predictions_is_named(tmp_path, name):
+    found = faults(sst_file(tmp_path, [("good", "text", "1"), (name, "text", "1")], name="x.csv"))
+    assert found == [f"x.csv:3, column 'id': expected an id without line ends and control characters, found {name!r}"]
+
+
+@pytest.mark.parametrize("name", ["=1+1", "=cmd|' /C calc'!A0", "+a", "-a", "@SUM(A1)", "-1+1"])
+def test_an_id_that_a_spreadsheet_would_compute_is_named(tmp_path, name):
+    found = faults(sst_file(tmp_path, [(name, "text", "1")], name="x.csv"))
+    assert found == [f"x.csv:2, column 'id': expected an id that no spreadsheet takes for a formula, found {name!r}"]
+
+
+@given(st.text(min_size=1))
+def test_every_id_that_is_taken_comes_back_from_a_file_of_predictions(name):
+    assume(name.strip() and unfit_id(name) is None)
+    frame = pd.DataFrame({"id": [name, "last"], "prediction": [1, 2]})
+    text = frame.to_csv(index=False, lineterminator="\n")
+    back = pd.read_csv(io.BytesIO(text.encode()), dtype={"id": str}, keep_default_na=False)
+    assert back["id"].tolist() == [name, "last"]
+    assert len(text.splitlines()) == 3 and in_choosing_half([name]).shape == (1,)
+
+
+def test_lines_that_end_in_cr_lf_below_a_header_that_does_not_leave_no_cr_in_an_id(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_bytes(b"sentence\tsentiment\tid\nfine\t3\ta\r\n")
+    assert "an id without line ends" in faults(path)[0]

@@ -8,6 +8,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 from mtlib.data import sample
 from mtlib.data.corpus import Corpus
+from mtlib.errors import DataError
 from mtlib.tasks import Task
 
 
@@ -15,13 +16,16 @@ def difficulty(corpus: Corpus, split: str = "dev", limit: int = 50_000) -> pd.Da
     """Scores on `split` by task: columns task, train, examples, majority, bag_of_words; for the sample also ceiling.
 
     train: training examples used, at most the first `limit`. ceiling: score of a perfect model (`sample.ceiling`).
+    Raises DataError for a split without labels.
     """
     records = []
     for task in corpus.tasks:
         train, test = corpus[task.name].train.head(limit), getattr(corpus[task.name], split)
+        if test is None or "label" not in test:
+            raise DataError(f"corpus {corpus.name}: expected labels in the {split} split of {task.name}, found none")
         records.append((task.name, len(train), len(test), majority(task, train, test), bag_of_words(task, train, test)))
     table = pd.DataFrame(records, columns=["task", "train", "examples", "majority", "bag_of_words"])
-    return table.assign(ceiling=table["task"].map(sample.ceiling(split))) if corpus.name == "sample" else table
+    return table.assign(ceiling=table["task"].map(sample.ceiling(split))) if corpus.kind == "sample" else table
 
 
 def majority(task: Task, train: pd.DataFrame, test: pd.DataFrame) -> float:
@@ -36,9 +40,13 @@ def bag_of_words(task: Task, train: pd.DataFrame, test: pd.DataFrame, regularisa
 
     A text gives the presence of its words. A pair gives the words that both texts have, the words that only one
     has, and three numbers: their counts and the share in common. regularisation: weight of the L2 penalty.
+    Where training has one class or no word, that is all there is to learn: the score of `majority`.
     """
     vectorizer = CountVectorizer(binary=True, token_pattern=r"(?u)\b\w+\b", dtype=np.float64)
-    vectorizer.fit(pd.concat([train[name] for name in ("text_a", "text_b") if name in train]))
+    texts = pd.concat([train[name] for name in ("text_a", "text_b") if name in train])
+    if train["label"].nunique() < 2 or not any(map(vectorizer.build_analyzer(), texts)):
+        return majority(task, train, test)
+    vectorizer.fit(texts)
     if task.kind == "regression":
         model = Ridge(alpha=regularisation)
     else:

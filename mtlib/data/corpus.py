@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -20,7 +22,9 @@ from mtlib.tasks import QQP, SST, STS, TASKS, Task
 SPLITS = ("train", "dev", "test")
 TEXTS = ("text_a", "text_b")
 DEFAULT_TASKS = (SST, QQP, STS)
-TITLES = {"sample": "sample (synthetic)", "hub": "hub (SST-5, QQP, STS-B)"}
+Kind = Literal["sample", "hub", "own"]
+TITLES: dict[Kind, str] = {"sample": "sample (synthetic)", "hub": "hub (SST-5, QQP, STS-B)"}
+"""Titles of the corpora that are known by their kind; one of the user's own is called by its name."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +48,19 @@ class Corpus(Mapping[str, Splits]):
     """The splits of each task by task name.
 
     name: "sample", "hub" or the folder's name. tasks: the tasks it holds, in order. notes: what was dropped or odd.
+    kind: "sample" (generated), "hub" (downloaded) or "own" (a folder, or built in Python), whatever it is called.
+    source: the folder that it was read from.
+
+    >>> Corpus("sample", (), {}).title, Corpus("sample", (), {}, kind="sample").title
+    ('sample', 'sample (synthetic)')
     """
 
     name: str
     tasks: tuple[Task, ...]
     splits: Mapping[str, Splits]
     notes: list[str] = field(default_factory=list)
+    kind: Kind = "own"
+    source: str = ""
 
     def __getitem__(self, task: str) -> Splits:
         return self.splits[task]
@@ -63,7 +74,18 @@ class Corpus(Mapping[str, Splits]):
     @property
     def title(self) -> str:
         """How tables, figures and run records call it."""
-        return TITLES.get(self.name, self.name)
+        return TITLES.get(self.kind, self.name)
+
+    def only(self, names: Sequence[str]) -> "Corpus":
+        """The corpus of these tasks alone, in this order. Raises DataError for a task that it has not."""
+        if list(names) == list(self):
+            return self
+        for name in names:
+            if name not in self:
+                raise DataError(f"corpus {self.name}: expected the task {name!r}, found {', '.join(self)}")
+        by_name = {task.name: task for task in self.tasks}
+        splits = {name: self[name] for name in names}
+        return replace(self, tasks=tuple(by_name[name] for name in names), splits=splits)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -71,9 +93,8 @@ class Corpus(Mapping[str, Splits]):
         digest = hashlib.sha256()
         for task, split, frame in self.frames():
             for column in frame:
-                values = frame[column].tolist()
-                text = json.dumps([task.name, split, column, values], ensure_ascii=False)
-                digest.update(text.replace("\\r\\n", "\\n").encode())
+                values = [v.replace("\r\n", "\n") if isinstance(v, str) else v for v in frame[column].tolist()]
+                digest.update(json.dumps([task.name, split, column, values], ensure_ascii=False).encode())
         return digest.hexdigest()
 
     def frames(self) -> Iterator[tuple[Task, str, pd.DataFrame]]:
@@ -103,13 +124,14 @@ class Corpus(Mapping[str, Splits]):
 
     def balance(self) -> pd.DataFrame:
         """Labels of each labelled split: columns task, split, label, rows, share. Regression labels are rounded."""
-        parts = []
+        columns = ["task", "split", "label", "rows", "share"]
+        parts = [pd.DataFrame(columns=columns)]
         for task, split, frame in self.frames():
-            if "label" in frame:
+            if "label" in frame and len(frame):
                 counts = frame["label"].round().astype("int64").value_counts().sort_index()
                 part = pd.DataFrame({"label": counts.index, "rows": counts.to_numpy()})
                 parts.append(part.assign(task=task.name, split=split, share=part["rows"] / len(frame)))
-        return pd.concat(parts, ignore_index=True)[["task", "split", "label", "rows", "share"]]
+        return pd.concat(parts[1:] or parts, ignore_index=True)[columns]
 
     def lengths(self, tokenizer=None, max_tokens: int = 512) -> pd.DataFrame:
         """Length of the examples in tokens (words without a tokenizer); pairs count as one example.
@@ -137,6 +159,7 @@ def load_corpus(
 ) -> Corpus:
     """The corpus at `source`: "sample" (generated), "hub" (downloaded, pinned) or a folder of `<files>-train.csv`, ...
 
+    A Path is always a folder, also one that is called sample or hub; so is "./sample".
     tasks: default SST, QQP and STS. strict_leakage: an example shared by train and dev or test is an error.
     empty: what an empty text is, "error", "keep" or "drop". allow_rare: a class may have fewer than two examples.
     Rows that were dropped are counted in one warning a file.
@@ -198,7 +221,8 @@ def check(
 
 def words(frame: pd.DataFrame) -> np.ndarray:
     """Whitespace-separated words of each example, [n]."""
-    return sum(np.array([len(text.split()) for text in frame[name]], dtype=np.int64) for name in text_columns(frame))
+    counts = (np.array([len(text.split()) for text in frame[name]], dtype=np.int64) for name in text_columns(frame))
+    return sum(counts, start=np.zeros(len(frame), dtype=np.int64))
 
 
 def tokens(frame: pd.DataFrame, tokenizer) -> np.ndarray:
@@ -257,9 +281,9 @@ def _read(source: str | Path, tasks: tuple[Task, ...], empty: EmptyPolicy) -> tu
             frames, notes = load(task)
             splits[task.name] = Splits(**frames)
             dropped += notes
-        return Corpus(str(source), tasks, splits, list(dropped)), [], dropped
+        return Corpus(str(source), tasks, splits, list(dropped), cast(Kind, source)), [], dropped
     folder = Path(source)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise DataError(f"corpus {str(source)!r}: expected 'sample', 'hub' or a folder, found no such folder")
     splits, faults, dropped, notes = {}, [], [], []
     for task in tasks:
@@ -275,7 +299,11 @@ def _read(source: str | Path, tasks: tuple[Task, ...], empty: EmptyPolicy) -> tu
             dropped += table.notes
             notes += [*table.notes, *table.remarks]
         splits[task.name] = Splits(**frames)
-    return Corpus(folder.resolve().name, tasks, splits, notes), faults, dropped
+    return (
+        Corpus(folder.resolve().name or str(folder), tasks, splits, notes, source=str(folder.resolve())),
+        faults,
+        dropped,
+    )
 
 
 def _files(folder: Path, task: Task) -> dict[str, Path]:

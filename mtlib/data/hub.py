@@ -67,8 +67,9 @@ def fetch(source: Source):
         import datasets
     except ImportError as error:
         raise StorageError("corpus 'hub' needs the package datasets: pip install 'mtlib[hub]'") from error
-    fault = StorageError("never tried")
-    options, wait = {}, WAIT
+    fault: StorageError | DataError = StorageError("never tried")
+    options: dict[str, str] = {}
+    wait = WAIT
     for attempt in range(ATTEMPTS):
         if attempt:
             log.warning("%s; trying again in %g s", fault, wait)
@@ -76,9 +77,10 @@ def fetch(source: Source):
             wait *= 2
         try:
             stored = datasets.load_dataset(source.dataset, source.config, revision=source.revision, **options)
-            fault = _wrong(source, stored)
-            if fault is None:
+            wrong = _wrong(source, stored)
+            if wrong is None:
                 return stored
+            fault = wrong
         except ConnectionError as error:
             if not isinstance(fault, DataError):
                 fault = StorageError(
@@ -115,7 +117,7 @@ def _frame(task: Task, source: Source, name: str, rows) -> tuple[pd.DataFrame, i
     labels = list(rows["label"])
     labelled = any(label != -1 for label in labels)
     kept = [i for i in range(len(labels)) if all((column[i] or "").strip() for column in texts)]
-    columns = {"id": [f"{name}-{i}" for i in kept]}
+    columns: dict[str, list] = {"id": [f"{name}-{i}" for i in kept]}
     columns |= {key: [text[i] for i in kept] for key, text in zip(("text_a", "text_b"), texts, strict=False)}
     if labelled:
         columns["label"] = [_label(task, f"{source.dataset} {name}", i, labels[i]) for i in kept]

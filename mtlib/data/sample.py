@@ -9,6 +9,7 @@ stays below 1.
 
 import math
 import re
+from collections.abc import Callable
 from functools import cache
 from typing import NamedTuple
 
@@ -55,10 +56,11 @@ def generate(task: str, seed: int = SEED) -> dict[str, pd.DataFrame]:
 
     No text (pair order ignored) occurs twice, within a split or across splits. A pure function of its arguments.
     """
-    write, taken, tables = {"sst": _review, "qqp": _questions, "sts": _scenes}[task], set(), {}
+    writers: dict[str, Callable] = {"sst": _review, "qqp": _questions, "sts": _scenes}
+    write, taken, tables = writers[task], set(), {}
     for split, size in SIZES[task].items():
         draw = _Draw(seed, f"sample/{task}/{split}", everything=split != "train")
-        rows = []
+        rows: list[tuple] = []
         while len(rows) < size:
             texts, clean = write(draw, _target(task, len(rows)))
             if (name := key(*texts)) not in taken and len(set(texts)) == len(texts):
@@ -81,7 +83,8 @@ class _Draw:
     """Random choices from a named stream; `everything` adds the words that training never shows."""
 
     def __init__(self, seed: int, name: str, everything: bool):
-        self.rng, self.everything, self.buffer = generator(seed, name), everything, []
+        self.rng, self.everything = generator(seed, name), everything
+        self.buffer: list[float] = []
 
     def uniform(self) -> float:
         """A number in [0, 1)."""
@@ -200,7 +203,7 @@ def _questions(draw: _Draw, target: int) -> tuple[tuple[str, str], int]:
 
 def _slots(draw: _Draw, meaning: Choices) -> dict[str, str | Choices]:
     """A different entity or concept for every slot of a meaning."""
-    slots = {}
+    slots: dict[str, str | Choices] = {}
     for name in sorted(set(re.findall(r"\{(\w+)\}", " ".join(meaning.every)))):
         slots[name] = _concept(draw, name.rstrip("12"), slots.values())
     return slots

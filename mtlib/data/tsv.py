@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -18,6 +18,10 @@ from mtlib.tasks import Task
 
 EmptyPolicy = Literal["error", "keep", "drop"]
 NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+FORMULA = tuple("=+-@")
+"""Beginnings that a spreadsheet takes for a formula; ids go into files that are opened with one."""
+
 INDEX = re.compile(r"(Unnamed: \d+|\d+)?")
 SHOWN = 10
 
@@ -94,6 +98,19 @@ def parse_label(task: Task, text: str) -> int | float:
     if value not in range(task.outputs if task.kind == "classification" else 2):
         raise ValueError("0 or 1" if task.kind == "binary" else f"an integer from 0 to {task.classes - 1}")
     return int(value)
+
+
+def unfit_id(name: str) -> str | None:
+    """What is expected of an id where `name` is none that every file of predictions can hold; None for a good one.
+
+    >>> unfit_id("sst-12"), unfit_id("-3"), unfit_id("=1+1")
+    (None, None, 'an id that no spreadsheet takes for a formula')
+    """
+    if CONTROL.search(name):
+        return "an id without line ends and control characters"
+    if name.startswith(FORMULA) and not NUMBER.fullmatch(name):
+        return "an id that no spreadsheet takes for a formula"
+    return None
 
 
 def make_frame(task: Task, columns: dict[str, list]) -> pd.DataFrame:
@@ -221,9 +238,12 @@ class _Reader:
         name = row["id"]
         if not name.strip():
             self.fault(number, "id", "an id", "nothing")
+        elif unwritable := unfit_id(name):
+            self.fault(number, "id", unwritable, _shown(name))
         elif (first := self.seen.setdefault(name, number)) != number:
             self.fault(number, "id", "an id of its own", f"{name!r}, the id of line {first}")
-        values = {"id": name} | {text: row[column] for text, column in zip(self.texts, self.task.columns, strict=True)}
+        values: dict[str, Any] = {"id": name}
+        values |= {text: row[column] for text, column in zip(self.texts, self.task.columns, strict=True)}
         if self.has_label:
             label = row[self.task.label_column]
             if not label.strip():

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, PrivateAttr
@@ -25,6 +25,8 @@ class Bregman(Penalty):
     without gradient; whatever `dropout` says, only the student drops. Without dropout the first penalty is exactly 0.
     One step costs 4 forward passes where plain training costs 3. Logs bregman/penalty.
     """
+
+    runs_student_again: ClassVar[bool] = False
 
     kind: Literal["bregman"] = "bregman"
     decay: Decay
@@ -49,6 +51,8 @@ class Bregman(Penalty):
 
     def __call__(self, step: Step) -> torch.Tensor:
         """The penalty of this step; its gradient flows into the student alone."""
+        if step.run is None:
+            raise RuntimeError("Bregman needs a step that runs another model: Step(..., run=lambda model: ...)")
         with torch.no_grad():
             anchor = step.run(self._started())
         term = symmetric_divergence(step.kind, step.logits, anchor)
@@ -57,8 +61,9 @@ class Bregman(Penalty):
 
     def decay_at(self, number: int) -> float:
         """beta of the update after optimizer step `number`, counted from 0."""
-        late = self.late_decay is not None and number >= self.switch_at * self._steps
-        return self.late_decay if late else self.decay
+        if self.late_decay is not None and number >= self.switch_at * self._steps:
+            return self.late_decay
+        return self.decay
 
     @torch.no_grad()
     def after_step(self, model: nn.Module, number: int) -> None:

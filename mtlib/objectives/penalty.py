@@ -7,15 +7,39 @@ write, `__call__`. A penalty with state of its own (a teacher) makes it in `star
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import nn
+
+from mtlib.kinds import Kinded
+from mtlib.randomness import torch_generator
 
 Dropout = Literal["off", "shared", "independent"]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def alone(value: torch.Tensor, how: Literal["sum", "max"]) -> torch.Tensor:
+    """The value itself: what a process that shares its batch with no other hears of the others."""
+    return value
+
+
+@dataclass(frozen=True)
+class Share:
+    """The part of a batch that this process computes, and how it asks the others; the default is all of it, alone.
+
+    rows: places of its examples in the whole batch, [share]; None for every place in order.
+    examples: how many the whole batch has; None for those that are here.
+    weight: its part of the whole batch's examples; 0 for an example that fills up and counts nothing.
+    reduce: sum or largest entry over the processes of a float tensor; all of them call it, in one order.
+    """
+
+    rows: torch.Tensor | None = None
+    examples: int | None = None
+    weight: float = 1.0
+    reduce: Callable[[torch.Tensor, Literal["sum", "max"]], torch.Tensor] = alone
 
 
 @dataclass
@@ -32,7 +56,10 @@ class Step:
     forward: logits [batch, outputs] of the same model on the same batch from given embeddings
         [batch, tokens, hidden], under the run's dropout policy.
     run: logits [batch, outputs] of another model of the same class (a teacher) on the same batch.
-    log: numbers to record for this step, by name.
+    log: numbers to record for this step, by name; of several processes their mean by weight is recorded.
+    share: the part of the whole batch that all of the above is. A penalty that is a mean over examples needs none of
+        it; one that draws or looks at other examples asks `randn`, `total`, `largest` and `everywhere`, so that
+        several processes come to what one would.
     """
 
     number: int
@@ -44,20 +71,45 @@ class Step:
     labels: torch.Tensor
     forward: Callable[[torch.Tensor], torch.Tensor]
     run: Callable[[nn.Module], torch.Tensor] | None = None
-    log: dict[str, float] = field(default_factory=dict)
+    log: dict[str, float | torch.Tensor] = field(default_factory=dict)
+    share: Share = Share()
+
+    def randn(self, stream: str) -> torch.Tensor:
+        """Standard normal numbers of the embeddings' shape, type and device, from the named stream of this step.
+
+        They are drawn for the whole batch, and these are its examples' rows of them.
+        """
+        x, rows = self.embeddings, self.share.rows
+        shape = (self.share.examples or len(x), *x.shape[1:])
+        generator = torch_generator(self.seed, stream, self.number, device=x.device)
+        drawn = torch.randn(shape, generator=generator, dtype=x.dtype, device=x.device)
+        return drawn if rows is None else drawn[rows.to(x.device)]
+
+    def total(self, value: torch.Tensor) -> torch.Tensor:
+        """Sum over the processes of what each found in its examples."""
+        return self.share.reduce(value if self.share.weight else torch.zeros_like(value), "sum")
+
+    def largest(self, value: torch.Tensor) -> torch.Tensor:
+        """Largest over the processes, entry by entry, of what each found in its examples."""
+        return self.share.reduce(value if self.share.weight else torch.full_like(value, -torch.inf), "max")
+
+    def everywhere(self, flag: torch.Tensor) -> bool:
+        """Whether the flag, a boolean scalar, holds in every process."""
+        return not self.share.reduce((~flag).float(), "max")
 
 
-class Penalty(BaseModel):
+class Penalty(Kinded):
     """Base of all penalties: frozen, strict values.
 
     weight: what the returned term is multiplied with before it is added to the loss.
     dropout: "off" runs the whole step, clean pass included, without dropout; "shared" gives every further
         pass the clean pass's dropout masks; "independent" gives it masks of its own.
+    runs_student_again: whether `__call__` makes further passes of the model (`step.forward`). Where no penalty of a
+        run does, "shared" and "independent" are the same training.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    runs_student_again: ClassVar[bool] = True
 
-    kind: str
     weight: NonNegative
     dropout: Dropout = "off"
 

@@ -41,7 +41,7 @@ def multiple_negatives_ranking_loss(
     with torch.autocast(a.device.type, enabled=False):
         a, b = (F.normalize(t if t.dtype == torch.float64 else t.float(), dim=-1) for t in (a, b))
         scores = scale * (a @ b.T)  # [batch, batch]
-        if false_negatives == "mask":
+        if false_negatives == "mask" and labels is not None:
             same = labels.unsqueeze(0) == labels.unsqueeze(1)
             scores = scores.masked_fill(same.fill_diagonal_(False).to(scores.device), -torch.inf)
         return F.cross_entropy(scores, torch.arange(len(a), device=a.device))
@@ -60,9 +60,9 @@ def class_distinct_batch(
     """
     if size < 2:
         raise ConfigurationError(f"a ranking batch needs at least 2 pairs, found size {size}: there is no negative")
-    labels = np.asarray(labels)
-    rows = np.arange(len(labels)) if texts is None else _first_rows(texts, len(labels))
-    classes = np.unique(labels)
+    classed = np.asarray(labels)
+    rows = np.arange(len(classed)) if texts is None else _first_rows(texts, len(classed))
+    classes = np.unique(classed)
     if len(classes) < 2:
         raise ConfigurationError(f"ranking needs at least 2 classes, found {classes.tolist()}")
     random = generator(seed, "ranking", step)
@@ -70,7 +70,7 @@ def class_distinct_batch(
     repeats[random.permutation(len(classes))[: size % len(classes)]] += 1
     pairs = []
     for label, count in zip(classes, repeats, strict=True):
-        pool = rows[labels[rows] == label]
+        pool = rows[classed[rows] == label]
         if len(pool) < 2 * count:
             raise ConfigurationError(
                 f"ranking: class {label} has {len(pool)} different sentences, a batch of {size} pairs needs {2 * count}"

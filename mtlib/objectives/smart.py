@@ -8,7 +8,6 @@ from torch import Tensor
 
 from mtlib.objectives.divergences import symmetric_divergence
 from mtlib.objectives.penalty import NonNegative, Penalty, Positive, Step
-from mtlib.randomness import torch_generator
 
 DEFAULTS = {
     "rescaled": {"epsilon": 1e-6, "eta": 1e-3, "sigma": 1e-5},
@@ -40,6 +39,8 @@ class Smart(Penalty):
     implementations; d is a constant. d is zero on padding. The inner step differentiates with respect to d alone and
     shares the clean logits, so one step costs 8 forward passes where plain training costs 3. A step with a
     non-finite inner gradient adds nothing and is counted (that check is the one device synchronisation of a step).
+    Several processes that share a batch come to the d that one would: noise is drawn for the whole batch, and mean|x|,
+    max|g|, the division by the batch size and the decision to skip are the whole batch's.
     Logs smart/penalty, smart/radius (|d|_inf / mean|x|) and smart/skipped (0 or 1).
     Raises ValueError (pydantic's ValidationError) for values and combinations that cannot work.
     """
@@ -80,7 +81,7 @@ class Smart(Penalty):
             raise ValueError(f"mode {self.mode!r} uses {', '.join(DEFAULTS[self.mode])}, not {', '.join(unused)}")
         if self.sigma == 0:
             raise ValueError("sigma 0 starts at d = 0, where the divergence has no gradient: expected a positive sigma")
-        if self.mode == "ball" and self.sigma >= 1:
+        if self.mode == "ball" and self.sigma is not None and self.sigma >= 1:
             raise ValueError(f"sigma is in units of the ball's radius and must be small against 1, found {self.sigma}")
         return self
 
@@ -101,7 +102,7 @@ class Smart(Penalty):
             return torch.zeros((), device=step.logits.device)
         term = symmetric_divergence(step.kind, step.forward(step.embeddings + d), step.logits)
         step.log["smart/penalty"] = term.detach()
-        step.log["smart/radius"] = d.abs().max() / mean_size(step)
+        step.log["smart/radius"] = step.largest(d.abs().max()) / mean_size(step)
         return term
 
     def perturbation(self, step: Step) -> Tensor | None:
@@ -110,53 +111,49 @@ class Smart(Penalty):
             return torch.zeros_like(step.embeddings)
         d, bound = self.noise(step), self._bound(step)
         if self.direction == "random":
-            ascent = torch.zeros_like(d) if self.mode == "rescaled" else _draw(step, "smart/signs").sign()
+            ascent = torch.zeros_like(d) if self.mode == "rescaled" else step.randn("smart/signs").sign()
         for _ in range(self.steps):
             if self.direction == "adversarial":
                 ascent = inner_gradient(step, d)
-                if not torch.isfinite(ascent).all():
+                if not step.everywhere(torch.isfinite(ascent).all()):
                     return None
-            d = self._move(d, ascent * _columns(step), bound)
+            d = self._move(step, d, ascent * _columns(step), bound)
         return d
 
     def noise(self, step: Step) -> Tensor:
         """nu [batch, tokens, hidden], from the stream "smart" of the step; zero on padding."""
+        assert self.sigma is not None, "direction 'none' draws nothing"
         scale = self.sigma * self._bound(step) if self.mode == "ball" else self.sigma
-        return scale * _draw(step, "smart") * _columns(step)
+        return scale * step.randn("smart") * _columns(step)
 
     def _bound(self, step: Step) -> Tensor | float:
         return self.radius * mean_size(step) if self.mode == "ball" else self.epsilon
 
-    def _move(self, d: Tensor, g: Tensor, bound: Tensor | float) -> Tensor:
+    def _move(self, step: Step, d: Tensor, g: Tensor, bound: Tensor | float) -> Tensor:
         if self.mode == "rescaled":
             moved = d + self.eta * g
             return moved / (moved.abs().amax(-1, keepdim=True) + bound)
         if self.mode == "projected":
-            moved = d + self.eta * g / g.abs().max().clamp_min(torch.finfo(g.dtype).tiny)
+            moved = d + self.eta * g / step.largest(g.abs().max()).clamp_min(torch.finfo(g.dtype).tiny)
         else:
             moved = d + bound * g.sign()
         return moved.clamp(-bound, bound)
 
 
 def inner_gradient(step: Step, d: Tensor) -> Tensor:
-    """Gradient of l_s(f(x + d), f(x)) with respect to d alone, [batch, tokens, hidden]."""
+    """Gradient of l_s(f(x + d), f(x)), the whole batch's, with respect to d alone, [batch, tokens, hidden]."""
     d = d.detach().requires_grad_()
     with torch.enable_grad():
         divergence = symmetric_divergence(step.kind, step.forward(step.embeddings.detach() + d), step.logits.detach())
-        return torch.autograd.grad(divergence, d)[0]
+        return torch.autograd.grad(step.share.weight * divergence, d)[0]
 
 
 def mean_size(step: Step) -> Tensor:
-    """mean|x| over the tokens of the step's embeddings, padding left out; a scalar."""
-    return (step.embeddings.detach().abs().mean(-1) * step.mask).sum() / step.mask.sum()
+    """mean|x| over the tokens of the whole batch's embeddings, padding left out; a scalar."""
+    size = (step.embeddings.detach().abs().mean(-1) * step.mask).sum()
+    summed, tokens = step.total(torch.stack([size, step.mask.sum().to(size)]))
+    return summed / tokens
 
 
 def _columns(step: Step) -> Tensor:
     return step.mask.unsqueeze(-1).to(step.embeddings.dtype)  # [batch, tokens, 1]
-
-
-def _draw(step: Step, stream: str) -> Tensor:
-    """Standard normal numbers of the embeddings' shape, type and device."""
-    x = step.embeddings
-    generator = torch_generator(step.seed, stream, step.number, device=x.device)
-    return torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)

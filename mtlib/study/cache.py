@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 
 import mtlib
+from mtlib.device import Device
 from mtlib.errors import CheckpointError
 from mtlib.model import MultitaskModel
-from mtlib.training.device import Device
 from mtlib.training.files import encode_json, make_folder, storage, write_atomic
 
 

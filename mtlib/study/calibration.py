@@ -10,18 +10,18 @@ from scipy.optimize import minimize_scalar
 from scipy.special import softmax
 from sklearn import metrics
 
-from mtlib.errors import DataError
-from mtlib.study.eval_splits import CHOOSING, REPORTING, ChoosingHalf, Part, System, require_choosing, tasks_of
+from mtlib.study.eval_splits import (
+    CHOOSING,
+    REPORTING,
+    ChoosingHalf,
+    Part,
+    System,
+    probabilities,
+    require_choosing,
+    tasks_of,
+)
 from mtlib.study.plots import COLUMN_WIDTH, MARKERS, PALETTE, use_style
 from mtlib.tasks import TASKS
-
-
-def probabilities(frame: pd.DataFrame) -> np.ndarray:
-    """The class probabilities [n, classes] of stored predictions; raises DataError when there are none."""
-    columns = [f"p{index}" for index in range(len(frame.columns)) if f"p{index}" in frame.columns]
-    if len(columns) < 2:
-        raise DataError(f"class probabilities: expected the columns p0, p1, ..., found {list(frame.columns)}")
-    return frame[columns].to_numpy(float)
 
 
 def reliability(frame: pd.DataFrame, bins: int = 15) -> pd.DataFrame:

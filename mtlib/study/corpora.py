@@ -50,6 +50,7 @@ def difficulty_ladder(table: pd.DataFrame) -> Figure:
     """Scores of a difficulty table (`mtlib.data.baselines.difficulty`) on one line a task, from nothing to perfect."""
     use_style()
     figure, place = plt.subplots(figsize=(PAGE_WIDTH, 0.55 + 0.32 * len(table)))
+    table = table.set_index("task").loc[in_order(table["task"])].reset_index()
     present = [name for name in SCORES if name in table]
     heights = np.arange(len(table))[::-1]
     for height, (_, row) in zip(heights, table.iterrows(), strict=True):

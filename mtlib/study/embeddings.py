@@ -18,6 +18,7 @@ from sklearn.metrics import silhouette_samples
 from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
 
+from mtlib.device import Device
 from mtlib.encoders import find_encoder
 from mtlib.errors import DataError
 from mtlib.model import MultitaskModel
@@ -25,7 +26,6 @@ from mtlib.randomness import generator
 from mtlib.study.cache import NO_CACHE, Cache, inference
 from mtlib.study.plots import PALETTE, interval, panels
 from mtlib.study.statistics import bootstrap_p, percentile_interval, resolve
-from mtlib.training.device import Device
 from mtlib.training.files import make_folder, storage, write_atomic
 
 MEASURES = ("purity", "silhouette")
@@ -230,7 +230,15 @@ def tsne_page(
     facets = {"facet_col": "plane", "facet_col_wrap": 2, "height": 650 * -(-len(planes) // 2)}
     hover = {"hover_name": "sentence", "hover_data": {"x": False, "y": False, "plane": False}}
     figure = plotly.express.scatter(
-        pd.concat(frames), x="x", y="y", color="class", title=html.escape(title), **colours, **facets, **hover
+        pd.concat(frames),
+        x="x",
+        y="y",
+        color="class",
+        title=html.escape(title),
+        template="plotly_white",
+        **colours,
+        **facets,
+        **hover,
     )
     figure.for_each_annotation(lambda note: note.update(text=note.text.removeprefix("plane=")))
     figure.update_xaxes(visible=False, matches=None).update_yaxes(visible=False, matches=None)

@@ -14,17 +14,18 @@ import torch
 import mtlib
 from mtlib.data.batches import TokenizedSplit
 from mtlib.data.corpus import Corpus
-from mtlib.errors import CheckpointError, ConfigurationError, DataError
+from mtlib.errors import CheckpointError, ConfigurationError
 from mtlib.model import MultitaskModel, predictions
 from mtlib.study.cache import NO_CACHE, Cache, inference
-from mtlib.study.calibration import probabilities
 from mtlib.study.eval_splits import (
     CHOOSING,
     ChoosingHalf,
     Stored,
     System,
+    aligned,
     in_order,
     is_labelled,
+    probabilities,
     require_choosing,
     score_table,
     tasks_of,
@@ -111,67 +112,40 @@ def average(frames: Sequence[pd.DataFrame], task: str) -> pd.DataFrame:
     The prediction is the most probable class. One frame alone is returned as it is. Raises DataError when the frames'
     ids or labels differ, or an id is repeated.
     """
-    if len(frames) == 1:
-        return frames[0].reset_index(drop=True)
     first = frames[0].reset_index(drop=True)
-    others = [first, *(_in_order(frame, first, task) for frame in frames[1:])]
+    if len(frames) == 1:
+        return first
+    each = aligned(frames, task, labelled="label" in first)
     if TASKS[task].kind == "regression":
-        return first.assign(prediction=np.mean([frame["prediction"].to_numpy(float) for frame in others], axis=0))
-    table = np.mean([probabilities(frame) for frame in others], axis=0)  # [n, classes]
-    columns = {f"p{index}": table[:, index] for index in range(table.shape[1])}
-    return first.assign(prediction=table.argmax(axis=1), **columns)
-
-
-def _in_order(frame: pd.DataFrame, first: pd.DataFrame, task: str) -> pd.DataFrame:
-    if frame["id"].duplicated().any() or first["id"].duplicated().any():
-        raise DataError(f"ensemble of {task}: an id occurs twice among a member's predictions")
-    strangers = set(frame["id"]) ^ set(first["id"])
-    if strangers:
-        raise DataError(f"ensemble of {task}: {len(strangers)} ids are not in every member, such as {min(strangers)!r}")
-    frame = frame.set_index("id").loc[first["id"]].reset_index()
-    if "label" in first and not np.array_equal(frame["label"].to_numpy(), first["label"].to_numpy()):
-        raise DataError(f"ensemble of {task}: members disagree about the labels")
-    return frame
-
-
-def average_states(states: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Entry by entry mean of state dicts, in float64 and back to the entry's own type; integers have to be equal.
-
-    A "soup" (Wortsman et al., 2022): it makes sense for runs that share an ancestor. Raises CheckpointError when keys,
-    shapes or integers differ.
-    """
-    if not states:
-        raise CheckpointError("averaged weights: expected at least one model, found none")
-    averaged = {}
-    for index, state in enumerate(states[1:], start=1):
-        if strangers := sorted(set(state) ^ set(states[0])):
-            raise CheckpointError(f"averaged weights: models 0 and {index} differ in the entries {strangers[:3]}")
-    for name, tensor in states[0].items():
-        tensors = [state[name] for state in states]
-        shapes = {tuple(each.shape) for each in tensors}
-        if len(shapes) > 1:
-            raise CheckpointError(f"averaged weights: {name} has the shapes {sorted(shapes)}")
-        if tensor.is_floating_point():
-            averaged[name] = torch.stack([each.double() for each in tensors]).mean(dim=0).to(tensor.dtype)
-        elif all(torch.equal(tensor, each) for each in tensors):
-            averaged[name] = tensor.clone()
-        else:
-            raise CheckpointError(f"averaged weights: the integers of {name} differ and have no mean")
-    return averaged
+        averaged = each[0].assign(prediction=np.mean([frame["prediction"].to_numpy(float) for frame in each], axis=0))
+    else:
+        table = np.mean([probabilities(frame) for frame in each], axis=0)  # [n, classes]
+        columns = {f"p{index}": table[:, index] for index in range(table.shape[1])}
+        averaged = each[0].assign(prediction=table.argmax(axis=1), **columns)
+    return averaged.set_index("id").loc[first["id"]].reset_index()[list(averaged.columns)]
 
 
 def average_weights(paths: Sequence[Path | str]) -> MultitaskModel:
-    """One model with the mean weights of the stored models `paths` (model or run folders).
+    """One model with the mean weights of the stored models `paths` (model or run folders), computed in float64.
 
-    It costs what one model costs, and makes sense for runs that share an ancestor. Raises CheckpointError when the
-    models' tasks, settings or weights do not fit together.
+    A "soup" (Wortsman et al., 2022): it costs what one model costs, and makes sense for runs that share an ancestor.
+    Raises CheckpointError when the models' tasks, settings or weights do not fit together.
     """
     models = [MultitaskModel.from_pretrained(path) for path in paths]
-    averaged = average_states([model.state_dict() for model in models])
-    for path, model in zip(paths, models, strict=True):
+    states = [model.state_dict() for model in models]
+    for path, model, state in zip(paths, models, states, strict=True):
         if (model.tasks, model.pooling) != (models[0].tasks, models[0].pooling):
             raise CheckpointError(f"{path}: its tasks or its pooling differ from those of {paths[0]}")
-    models[0].load_state_dict(averaged)
+        shapes, first = ({name: tensor.shape for name, tensor in each.items()} for each in (state, states[0]))
+        if strangers := sorted(dict(shapes.items() ^ first.items())):
+            raise CheckpointError(
+                f"{path}: its weights {strangers[:3]} differ in name or shape from those of {paths[0]}"
+            )
+    means = {}
+    for name, tensor in states[0].items():
+        stacked = torch.stack([state[name].double() for state in states])
+        means[name] = stacked.mean(dim=0).to(tensor.dtype) if tensor.is_floating_point() else tensor
+    models[0].load_state_dict(means)
     return models[0]
 
 

@@ -11,8 +11,8 @@ from sklearn.metrics import cohen_kappa_score, confusion_matrix
 
 from mtlib.errors import DataError
 from mtlib.metrics import pearson
-from mtlib.study.calibration import probabilities
 from mtlib.study.embeddings import SENTIMENTS
+from mtlib.study.eval_splits import probabilities
 from mtlib.study.paper import CONFUSION
 from mtlib.study.plots import COLUMN_WIDTH, SEQUENTIAL, colour_of, panels, title_of, use_style
 from mtlib.study.statistics import mean_interval

@@ -126,30 +126,37 @@ def tasks_of(*systems: System) -> list[str]:
     raise ConfigurationError(f"expected systems with a task in common, found those of {each}")
 
 
-def ordered(frame: pd.DataFrame, task: str) -> pd.DataFrame:
-    """Labelled predictions ordered by id; raises DataError for a missing column or a repeated id."""
-    missing = [column for column in ("id", "label", "prediction") if column not in frame.columns]
-    if missing:
+def ordered(frame: pd.DataFrame, task: str, *, labelled: bool = True) -> pd.DataFrame:
+    """Predictions ordered by id; raises DataError for a missing column or a repeated id."""
+    needed = ("id", "label", "prediction") if labelled else ("id", "prediction")
+    if missing := [column for column in needed if column not in frame.columns]:
         raise DataError(f"predictions of {task}: expected the columns {missing}, found {list(frame.columns)}")
     if frame["id"].duplicated().any():
         raise DataError(f"predictions of {task}: id {frame['id'][frame['id'].duplicated()].iloc[0]!r} occurs twice")
     return frame.sort_values("id", ignore_index=True)
 
 
-def aligned(frames: Sequence[pd.DataFrame], task: str) -> list[pd.DataFrame]:
+def aligned(frames: Sequence[pd.DataFrame], task: str, *, labelled: bool = True) -> list[pd.DataFrame]:
     """The frames in one common order of ids; raises DataError unless ids and labels are the same in all of them."""
-    frames = [ordered(frame, task) for frame in frames]
-    for frame in frames[1:]:
-        strangers = set(frames[0]["id"]) ^ set(frame["id"])
-        if strangers:
+    first, *others = frames = [ordered(frame, task, labelled=labelled) for frame in frames]
+    for frame in others:
+        if strangers := set(first["id"]) ^ set(frame["id"]):
             raise DataError(
                 f"predictions of {task}: {len(strangers)} ids are in one system only, such as {min(strangers)!r}; "
-                "systems are compared on the same examples"
+                "systems are put together on the same examples"
             )
-        differs = frames[0]["label"].to_numpy() != frame["label"].to_numpy()
+        differs = first["label"].to_numpy() != frame["label"].to_numpy() if labelled else np.zeros(len(frame), bool)
         if differs.any():
             raise DataError(f"predictions of {task}: id {frame['id'][differs].iloc[0]!r} has two different labels")
     return frames
+
+
+def probabilities(frame: pd.DataFrame) -> np.ndarray:
+    """The class probabilities [n, classes] of stored predictions; raises DataError when there are none."""
+    columns = [f"p{index}" for index in range(len(frame.columns)) if f"p{index}" in frame.columns]
+    if len(columns) < 2:
+        raise DataError(f"class probabilities: expected the columns p0, p1, ..., found {list(frame.columns)}")
+    return frame[columns].to_numpy(float)
 
 
 def frame_scores(frames: Mapping[str, pd.DataFrame]) -> dict[str, float]:

@@ -26,8 +26,8 @@ from mtlib.study.plots import (
     title_of,
     use_style,
 )
+from mtlib.training.optimization import halving
 from mtlib.training.runs import Run
-from mtlib.training.schedule import halving
 
 
 def probabilities(sampler: Sampler, sizes: Mapping[str, int], epochs: int) -> pd.DataFrame:
@@ -132,7 +132,7 @@ def loss_plot(runs: Mapping[str, Run]) -> Figure:
         by_epoch(axes)
     for axes in places[::3]:
         axes.set_ylabel("training loss")
-    figure.legend(*places[0].get_legend_handles_labels(), loc="outside upper center", ncols=min(4, len(runs)))
+    figure.legend(*places[0].get_legend_handles_labels(), loc="outside upper center", ncols=min(5, len(runs)))
     return figure
 
 

@@ -221,7 +221,7 @@ def _limits(run: Run) -> list[str]:
     limits = ["English sentences of the kinds above; it was tested on nothing else, and may repeat its texts' biases."]
     limits.append(f"Inputs beyond {e.max_tokens} tokens are cut.")
     limits.append("One seed: another one gives other scores, by about as much as the intervals say or more.")
-    if run.corpus["name"] == "sample":
+    if run.corpus["kind"] == "sample":
         limits.append("The corpus is generated. Its scores say nothing about real text.")
     if encoder in ("minilm", "mpnet") and "qqp" in _tasks(run):
         limits.append(QUORA)

@@ -1,6 +1,7 @@
 """The study: experiments at a preset's size on one corpus, their runs, and where what is made of them is written."""
 
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +13,8 @@ import transformers
 from matplotlib.figure import Figure
 
 from mtlib.data.batches import Batch, TokenizedSplit
-from mtlib.data.corpus import Corpus, load_corpus
+from mtlib.data.corpus import TITLES, Corpus, load_corpus
+from mtlib.device import Device
 from mtlib.errors import ConfigurationError, MissingRunError, StorageError
 from mtlib.experiments import Experiment, Optimisation, Pretraining, checked
 from mtlib.metrics import evenness
@@ -20,10 +22,9 @@ from mtlib.model import MultitaskModel
 from mtlib.presets import label, preset, project_root
 from mtlib.study import model_card, plots, tables
 from mtlib.study.cache import Cache
-from mtlib.study.eval_splits import Dev, Part, ReportingHalf, tasks_of, task_scores
+from mtlib.study.eval_splits import Dev, Part, ReportingHalf, task_scores, tasks_of
 from mtlib.study.statistics import compare
 from mtlib.tasks import TASKS
-from mtlib.training.device import Device
 from mtlib.training.fit import fit
 from mtlib.training.runs import Run, RunStore
 from mtlib.training.start import Start, find
@@ -58,8 +59,10 @@ class Study:
     @cached_property
     def corpus(self) -> Corpus:
         """The corpus, read when it is first asked for."""
-        folder = self.root / self.source
-        return load_corpus(folder if self.source not in ("sample", "hub") else self.source, self.experiment().tasks)
+        source = self.source if self.source in TITLES else self.root / self.source
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what was left out is in the corpus' notes, which 00_data shows
+            return load_corpus(source, self.experiment().tasks)
 
     def about(self) -> str:
         """Versions, device, precision, threads, preset, corpus and encoder, for the top of a notebook."""
@@ -68,7 +71,7 @@ class Study:
             f"torch {torch.__version__}, transformers {transformers.__version__}, pandas {pd.__version__}\n"
             f"{device.device}, {device.precision}, {torch.get_num_threads()} threads\n"
             f"preset {self.preset_name}: {self.preset.dial:g} of the report's steps; encoder {encoder}; "
-            f"corpus {self.corpus.title}"
+            f"corpus {TITLES.get(self.source, Path(self.source).name)}"
         )
 
     def experiment(self, **settings) -> Experiment:

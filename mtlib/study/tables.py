@@ -119,8 +119,10 @@ def _cell(value, name: str, digits: int) -> str:
             return ""
         if last == "difference":
             return f"{value:+.{digits}f}"
-        if name in SETTINGS or float(value).is_integer() and abs(value) > 1:
-            return f"{value:g}"
+        if name in SETTINGS:
+            return f"{value:.4g}"
+        if float(value).is_integer() and abs(value) > 1:
+            return f"{value:.0f}"
         if last == "seconds":
             return f"{value:.0f}"
         if last not in ("low", "high") and 0 < abs(value) < 0.5 * 10**-digits:

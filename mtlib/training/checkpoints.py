@@ -200,7 +200,7 @@ def _load(folder: Path, stored: _Stored) -> Checkpoint:
     data = {name: _read(stored.path / name, described) for name, described in files.items()}
     try:
         tensors, state = safetensors.torch.load(data[TENSORS]), json.loads(data[STATE])
-    except (safetensors.SafetensorError, ValueError, KeyError, AssertionError, RuntimeError) as error:
+    except (safetensors.SafetensorError, ValueError, KeyError, AssertionError, RuntimeError, RecursionError) as error:
         raise CheckpointError(f"{stored.path}: {error}") from error
     if not isinstance(state, dict):
         raise CheckpointError(f"{stored.path / STATE}: expected a JSON object, found {type(state).__name__}")

@@ -1,6 +1,6 @@
 """Scoring a model on a split, and the half of dev that may choose."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import cache
 
 import numpy as np
@@ -10,10 +10,10 @@ from mtlib import metrics
 from mtlib.data.batches import TokenizedSplit
 from mtlib.model import MultitaskModel, predictions
 from mtlib.randomness import derive, generator
-from mtlib.tasks import TASKS
+from mtlib.tasks import registered
 
 
-def in_choosing_half(ids: Sequence[str]) -> np.ndarray:
+def in_choosing_half(ids: Iterable[str]) -> np.ndarray:
     """Whether each id [n] is in the choosing half of dev: one bit of the id's own hash, whatever its position."""
     return np.array([_may_choose(identity) for identity in ids], bool)
 
@@ -44,7 +44,7 @@ def scores(frames: Mapping[str, pd.DataFrame]) -> dict[str, float]:
     correlations = {
         f"{name}_r": metrics.pearson(frame["label"], frame["prediction"])
         for name, frame in frames.items()
-        if TASKS[name].kind == "regression"
+        if registered(name).kind == "regression"
     }
     return {
         **by_task,
@@ -61,4 +61,4 @@ def choosing_mean(frames: Mapping[str, pd.DataFrame]) -> float:
 
 
 def _score(task: str, frame: pd.DataFrame) -> float:
-    return TASKS[task].score(frame["label"].to_numpy(), frame["prediction"].to_numpy())
+    return registered(task).score(frame["label"].to_numpy(), frame["prediction"].to_numpy())

@@ -124,7 +124,7 @@ class RunLock:
         try:
             holder = json.loads(self._holder.read_bytes())
             return f"process {holder['pid']} on {holder['host']}"
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return "a process that has not yet given its name"
 
 
@@ -137,7 +137,7 @@ def storage(action: str, path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        name = errno.errorcode.get(error.errno, "")
+        name = errno.errorcode.get(error.errno or 0, "")
         raise StorageError(f"{path}: cannot {action}: {error.strerror or error} {name}".rstrip()) from error
     except Exception as error:
         if not (found := _OS_ERROR.search(str(error))):

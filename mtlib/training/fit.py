@@ -3,15 +3,17 @@
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
-from mtlib.data.corpus import TITLES, Corpus, load_corpus
-from mtlib.errors import CheckpointError, ConfigurationError, DataError, StorageError
+from mtlib.data.corpus import Corpus, load_corpus
+from mtlib.errors import CheckpointError, ConfigurationError, StorageError
 from mtlib.experiments import Optimisation, Pretraining
+from mtlib.training.distributed import Ranks
 from mtlib.training.loop import Training
 from mtlib.training.pretraining import Ranking
-from mtlib.training.ranks import Ranks
+from mtlib.training.progress import kind, say
 from mtlib.training.runs import Run, RunStore
 from mtlib.training.signals import Interruption
-from mtlib.training.start import Start
+from mtlib.training.start import Start, elsewhere
+from mtlib.training.trainable import require_trainable
 
 
 def fit(
@@ -32,24 +34,25 @@ def fit(
     The bits are promised for the same versions, kind of device, precision and number of threads; elsewhere continuing
     raises CheckpointError with the difference, unless `allow_inexact`, which the run records.
     Raises DivergenceError for a loss, gradient or weight that is not finite, LockedError while another process trains
-    the same run, DataError for a corpus without one of the tasks, and SystemExit(143 or 130) after SIGTERM or SIGINT.
+    the same run, DataError for a corpus that cannot be trained on (`require_trainable`), and SystemExit(143 or 130)
+    after SIGTERM or SIGINT.
     """
+    require_trainable(corpus, experiment.task_names, getattr(experiment, "dev_limit", None))
     start = Start(experiment, corpus, RunStore(results))
     run = start.run()
     if run.complete:
         run.forget_checkpoints()
+        if kind(progress) != "none" and (difference := elsewhere(run, experiment.precision)):
+            say(f"{run.id}: loaded, computed with {difference}")
         return run
     options = {"progress": progress, "minutes": minutes, "allow_inexact": allow_inexact}
     if experiment.start_from is not None:
         fit(experiment.start_from, corpus, results, **options)
-    for name in experiment.task_names:
-        if name not in corpus:
-            raise DataError(f"corpus {corpus.name}: expected the task {name!r}, found {', '.join(corpus)}")
-    kind = Ranking if isinstance(experiment, Pretraining) else Training
+    training = Ranking if isinstance(experiment, Pretraining) else Training
     ranks = Ranks()
     with run.lock() if ranks.first else nullcontext():
         if not ranks.any(run.complete):
-            _guarded(kind(start, run, progress, minutes, allow_inexact, ranks))
+            _guarded(training(start, run, progress, minutes, allow_inexact, ranks))
         ranks.wait()
     return run
 
@@ -57,7 +60,7 @@ def fit(
 def resume(run: Run, source: str | Path | None = None, **options) -> Run:
     """Continue `run` from its newest checkpoint, with the settings it stored, or return it if it is finished.
 
-    source: where its corpus is, needed only for a folder. options: those of `fit`.
+    source: where its corpus is, if it has moved. options: those of `fit`.
     Raises CheckpointError where corpus or start weights are not those the run began with, ConfigurationError without a
     needed source, and what `fit` raises.
     """
@@ -74,15 +77,16 @@ def resume(run: Run, source: str | Path | None = None, **options) -> Run:
 
 
 def corpus_of(run: Run, source: str | Path | None = None) -> Corpus:
-    """The corpus that the run was trained on: generated or downloaded again, or read from the folder `source`.
+    """The corpus that the run was trained on: generated, downloaded or read from its folder again; or that at `source`.
 
-    Raises ConfigurationError where it was a folder and no source is given. Whether its content is the same is the
-    caller's to ask: compare `corpus.fingerprint` with `run.corpus["fingerprint"]`.
+    Raises ConfigurationError where it was built in Python and no source is given. Whether its content is the same is
+    the caller's to ask: compare `corpus.fingerprint` with `run.corpus["fingerprint"]`.
     """
     about = run.corpus
-    if source is None and about["name"] not in TITLES:
-        raise ConfigurationError(f"{run.path}: trained on a folder called {about['name']!r}: expected --corpus with it")
-    return load_corpus(source or about["name"], about.get("tasks"))
+    own = about.get("source") if about.get("kind", "own") == "own" else about["kind"]
+    if not (source or own):
+        raise ConfigurationError(f"{run.path}: trained on {about['name']!r}, built in Python: expected its files")
+    return load_corpus(source or own, about.get("tasks"))
 
 
 def _guarded(training: Training) -> None:

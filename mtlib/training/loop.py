@@ -8,21 +8,28 @@ import numpy as np
 import pandas as pd
 import torch
 
+from mtlib import fast
 from mtlib.data.batches import Batch, TokenizedCorpus, TokenizedSplit
+from mtlib.device import Device
 from mtlib.errors import CheckpointError, DivergenceError
 from mtlib.model import MultitaskModel
 from mtlib.objectives.penalty import Penalty, Step
 from mtlib.randomness import seeded
 from mtlib.tasks import TASKS
 from mtlib.training import evaluation
-from mtlib.training.device import Device
+from mtlib.training.distributed import Ranks
+from mtlib.training.optimization import (
+    fingerprint,
+    gathered,
+    learning_rate_factor,
+    parameter_groups,
+    positions,
+    restore,
+)
 from mtlib.training.progress import Progress, log_epoch
-from mtlib.training.ranks import Ranks
 from mtlib.training.runs import Run, environment
-from mtlib.training.schedule import learning_rate_factor, positions
 from mtlib.training.signals import Interruption
 from mtlib.training.start import Start, continued
-from mtlib.training.state import fingerprint, gathered, parameter_groups, restore
 
 SHARE = 0.02
 """An epoch's checkpoint is left out where it would make saving take more than this share of the training time."""
@@ -56,12 +63,14 @@ class Training:
         e = self.experiment
         with self.ranks.in_turn():
             self._describe()
+        fast.keep_memory()
         self.model = self.start.model().to(self.device.device)
         self.tasks = self.model.tasks
         self.data = TokenizedCorpus.build(self.corpus, self.tasks, self.model.tokenizer, self.model.max_tokens)
         self.optimizer = torch.optim.AdamW(
             parameter_groups(self.model, e.weight_decay), lr=e.learning_rate, betas=e.betas, fused=self.device.fused
         )
+        self.gradients = fast.Gradients(self.model)
         self.saved_in = sum(4 * parameter.nbytes for parameter in self.model.parameters()) / WRITTEN
         self._build()
         with self.ranks.in_turn():
@@ -122,17 +131,18 @@ class Training:
         """One optimizer step, or DivergenceError before anything is changed by it."""
         e = self.experiment
         whole = self._batch(number)
-        batch, weight = self.ranks.share(whole.to(self.device.device))
-        with self.device.autocast():
+        batch, self.share = self.ranks.share(whole.to(self.device.device))
+        weight = self.share.weight
+        with self.device.autocast(), self.model.fixed():
             loss, log = self._objective(batch, number)
         log = self.ranks.mean(weight, {"train_loss": loss.item(), **log})
         value = log["train_loss"]
         if not np.isfinite(value):
             raise self._divergence("loss", value, whole, number)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.gradients.clear()
         (loss * weight).backward()
         self.ranks.sum_gradients(self.model)
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), e.clip).item()
+        norm = self.gradients.clip(e.clip)
         if not np.isfinite(norm):
             raise self._divergence("gradient norm", norm, whole, number)
         rate = e.learning_rate * self._factor(number)
@@ -175,6 +185,7 @@ class Training:
             labels=batch.labels,
             forward=forward,
             run=lambda other: other(task.name, batch.inputs),
+            share=self.share,
         )
         total = loss
         for penalty in self.penalties:
@@ -214,10 +225,9 @@ class Training:
         quality = quality if np.isfinite(quality) else float("-inf")
         if quality > self.best["quality"] or self.best["quality"] == float("-inf"):
             self._expect_finite()
-            self.run.write_model(self.model)
-            files = self.run.model_files()
-            files = files if self.ranks.size == 1 else self.ranks.gathered(files)[0]
-            self.best = {"epoch": epoch, "quality": quality, "files": files}
+            seal = self.run.write_model(self.model)
+            seal = seal if self.ranks.size == 1 else self.ranks.gathered(seal)[0]
+            self.best = {"epoch": epoch, "quality": quality, "seal": seal}
         self.sums.clear()
         self.counts.clear()
         self.run.write_frame("history.csv", pd.DataFrame(self.history))
@@ -291,8 +301,7 @@ class Training:
             last = self._predict(self.model, self.data.dev)
             chosen_model = self.model
             if self.best["epoch"] != self.experiment.epochs:
-                self.run.check_model(self.best["files"])
-                chosen_model = self.run.model().to(self.device.device)
+                chosen_model = self.run.model(self.best["seal"]).to(self.device.device)
             chosen = self._predict(chosen_model, self.data.dev) if chosen_model is not self.model else last
             test = self._predict(chosen_model, self.data.test)
             teachers = [teacher for penalty in self.penalties if (teacher := penalty.teacher()) is not None]
@@ -311,5 +320,5 @@ class Training:
         if labelled := {task: frame for task, frame in test.items() if "label" in frame}:
             scores["test"] = evaluation.scores(labelled)
         self.run.write_json("scores.json", scores)
-        self.run.set_complete(self.done)
+        self.run.set_complete(self.done, self.best["seal"])
         self.progress.end(scores["chosen"], self.seconds)

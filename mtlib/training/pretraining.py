@@ -66,5 +66,5 @@ class Ranking(Training):
         scores = {"dev_loss": self.history[-1]["dev_loss"]}
         about = {"epoch": self.best["epoch"], "chosen": scores, "last": scores, "seconds": self.seconds}
         self.run.write_json("scores.json", about)
-        self.run.set_complete(self.done)
+        self.run.set_complete(self.done, self.best["seal"])
         self.progress.end(scores, self.seconds)

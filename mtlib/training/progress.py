@@ -9,6 +9,7 @@ import math
 import os
 import sys
 import warnings
+from contextlib import suppress
 from typing import Any
 
 from mtlib.errors import ConfigurationError
@@ -66,10 +67,9 @@ class Progress:
                 self._draw(history, list(scores))
         if self.kind == "lines":
             shown = "  ".join(f"{name} {value:.3f}" for name, value in scores.items())
-            print(
+            say(
                 f"{self.name}: epoch {row['epoch']}/{self.epochs}  loss {row['train_loss']:.4f}  {shown}  "
-                f"{row['seconds']:.0f} s, {duration(self.left)} left",
-                flush=True,
+                f"{row['seconds']:.0f} s, {duration(self.left)} left"
             )
 
     def _draw(self, history: list[dict], names: list[str]) -> None:
@@ -94,7 +94,13 @@ class Progress:
             self.bar.close()
         if self.kind == "lines":
             shown = "  ".join(f"{name} {value:.3f}" for name, value in scores.items())
-            print(f"{self.name}: done in {duration(seconds)}, {shown}", flush=True)
+            say(f"{self.name}: done in {duration(seconds)}, {shown}")
+
+
+def say(line: str) -> None:
+    """Print a line; a stdout that is closed, or on a full disk, ends no training."""
+    with suppress(OSError, ValueError):
+        print(line, flush=True)
 
 
 def duration(seconds: float) -> str:

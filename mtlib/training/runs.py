@@ -15,7 +15,9 @@ import pandas as pd
 import psutil
 import torch
 
+from mtlib import fast
 from mtlib.data.cached import file_sha256
+from mtlib.device import join
 from mtlib.errors import CheckpointError, ConfigurationError, MtlibError
 from mtlib.experiments import FORMAT, Optimisation, read_experiment
 from mtlib.model import MultitaskModel
@@ -169,23 +171,12 @@ class Run:
             raise CheckpointError(f"{self.path / name}: this run has no such predictions")
         return self.read_frame(name, dtype={"id": str}, keep_default_na=False)
 
-    def model(self) -> MultitaskModel:
-        """The stored model, in evaluation mode; raises CheckpointError where a file of it is not as it was stored."""
-        sealed = self.read(STATUS).get("files", {}) if (self.path / STATUS).is_file() else {}
-        self.check_model({name: digest for name, digest in sealed.items() if name.startswith("model/")})
-        return MultitaskModel.from_pretrained(self.path)
+    def model(self, seal: str | None = None) -> MultitaskModel:
+        """The stored model, in evaluation mode; raises CheckpointError where a file of it is not as it was stored.
 
-    def check_model(self, expected: dict[str, str]) -> None:
-        """Raise CheckpointError unless each file in `expected` (path in the run: SHA-256) is there and is that."""
-        for name, digest in expected.items():
-            found = file_sha256(self.path / name) if (self.path / name).is_file() else "no such file"
-            if found != digest:
-                raise CheckpointError(f"{self.path / name}: expected SHA-256 {digest}, found {found}")
-
-    def model_files(self) -> dict[str, str]:
-        """SHA-256 of every file of the stored model but its card, by path in the run."""
-        paths = [path for path in sorted((self.path / "model").glob("*")) if path.name != "README.md"]
-        return {f"model/{path.name}": file_sha256(path) for path in paths}
+        seal: of an unfinished run, what `write_model` returned; of a finished one it is in status.json.
+        """
+        return MultitaskModel.from_pretrained(self.path / "model", seal or self.read(STATUS).get("seal")).to(join())
 
     @property
     def checkpoints(self) -> CheckpointStore:
@@ -216,12 +207,15 @@ class Run:
         about = {"status": status, "pid": os.getpid(), "host": platform.node(), "time": time.time(), **details}
         self.write_json(STATUS, about)
 
-    def set_complete(self, step: int) -> None:
-        """Call the run complete, last of all, and forget its checkpoints; status.json seals the files it wrote."""
+    def set_complete(self, step: int, seal: str) -> None:
+        """Call the run complete, last of all, and forget its checkpoints; status.json seals the files it wrote.
+
+        seal: what `write_model` returned for the model that stays.
+        """
         paths = [self.path / name for name in ("config.json", "history.csv", "scores.json")]
         paths += sorted(self.path.glob("predictions/*.csv"))
-        files = {str(path.relative_to(self.path)): file_sha256(path) for path in paths} | self.model_files()
-        self.set_status("complete", step=step, files=files)
+        files = {str(path.relative_to(self.path)): file_sha256(path) for path in paths}
+        self.set_status("complete", step=step, files=files, seal=seal)
         self.forget_checkpoints()
 
     def write_json(self, name: str, value: dict) -> None:
@@ -235,18 +229,19 @@ class Run:
             make_folder(path.parent)
         write_atomic(path, frame.to_csv(index=False, lineterminator="\n").encode())
 
-    def write_model(self, model: MultitaskModel) -> None:
-        """Replace the stored model; a crash leaves the old one or the new one, or for an instant none, never half."""
+    def write_model(self, model: MultitaskModel) -> str:
+        """Replace the stored model; its seal. A crash leaves the old, the new, or for an instant none, never half."""
         new, old = self.path / f".tmp-{os.getpid()}-model", self.path / f".tmp-{os.getpid()}-model-old"
         with storage("write", self.path / "model"):
             shutil.rmtree(new, ignore_errors=True)
-            model.save_pretrained(new)
+            seal = model.save_pretrained(new)
             sync_tree(new)
             if (self.path / "model").is_dir():
                 (self.path / "model").rename(old)
             new.rename(self.path / "model")
             sync_folder(self.path)
             shutil.rmtree(old, ignore_errors=True)
+        return seal
 
 
 class RunStore:
@@ -323,6 +318,7 @@ def environment(device: torch.device, precision: str, world_size: int = 1) -> di
         "device": device.type,
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor(),
         "precision": precision,
+        "fast": fast.enabled(device),
         "threads": torch.get_num_threads(),
         "world_size": world_size,
         "system": platform.platform(),

@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+import torch
+
+from mtlib.device import Device, Precision
 from mtlib.encoders import find_encoder
 from mtlib.errors import CheckpointError, MissingRunError
 from mtlib.experiments import FORMAT, NAMING, Optimisation
@@ -9,18 +12,23 @@ from mtlib.model import MultitaskModel
 from mtlib.tasks import TASKS
 from mtlib.training.runs import Run, RunStore
 
-SCOPE = ("torch", "transformers", "tokenizers", "numpy", "device", "precision", "threads", "world_size")
+SCOPE = ("torch", "transformers", "tokenizers", "numpy", "device", "precision", "fast", "threads", "world_size")
 """Entries of environment.json that have to be the same for a run to continue bit by bit."""
 
 
 class Start:
     """The weights that `experiment` starts from on `corpus`: an encoder as it is found, or another run's.
 
-    The other run is that of `experiment.start_from` on the same corpus; it need not be finished before `model` is called.
+    Of the corpus it sees only the tasks that it and its ancestors train on: a run is the same whatever lies beside
+    them. The other run is that of `experiment.start_from` on the same corpus; it need not be finished before `model` is
+    called.
+    Raises DataError for a corpus without one of the tasks.
     """
 
     def __init__(self, experiment: Optimisation, corpus, store: RunStore):
-        self.experiment, self.corpus, self.store = experiment, corpus, store
+        self.experiment, self.store = experiment, store
+        trained = [name for each in (experiment, *experiment.ancestors()) for name in each.task_names]
+        self.corpus = corpus.only(list(dict.fromkeys(trained)))
         if experiment.start_from is not None:
             self.parent = Start(experiment.start_from, corpus, store)
             self.fingerprint = self.parent.identity
@@ -53,6 +61,8 @@ class Start:
             "weights": self.fingerprint,
             "corpus": {
                 "name": corpus.name,
+                "kind": corpus.kind,
+                "source": corpus.source,
                 "title": corpus.title,
                 "tasks": list(corpus),
                 "fingerprint": corpus.fingerprint,
@@ -107,6 +117,18 @@ def continued(run: Run, here: dict[str, object], inexact: bool) -> dict[str, obj
             "Restore these, or continue with allow_inexact (--allow-inexact)"
         )
     return {**here, "inexact": [*before.get("inexact", []), *([changed] if changed else [])]}
+
+
+def elsewhere(run: Run, precision: Precision) -> str:
+    """How a finished run was computed, where that is not how this process would; else nothing.
+
+    Threads, precision and device are no part of what identifies a run, though they move its scores a little: so that
+    runs can be read on another machine than the one that trained them.
+    """
+    device = Device(precision)
+    here = {"device": device.device.type, "precision": device.precision, "threads": torch.get_num_threads()}
+    there = run.read("environment.json")
+    return ", ".join(f"{key} {there.get(key)} (here {value})" for key, value in here.items() if there.get(key) != value)
 
 
 def _expect_same(run: Run, about: dict) -> None:

@@ -10,8 +10,8 @@ import nbformat
 import pandas as pd
 
 from mtlib.errors import StorageError
-from mtlib.workbook.notebooks import stage_status
 from mtlib.training.files import make_folder, storage
+from mtlib.workbook.notebooks import stage_status
 
 
 def collect(executed: Path, folder: Path) -> list[Path]:

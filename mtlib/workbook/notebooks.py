@@ -30,6 +30,7 @@ from mtlib.training.files import RunLock, make_folder, storage, write_json
 from mtlib.workbook.parameters import Parameter, check_values, load_notebook, parameters_of, values_at
 from mtlib.workbook.processes import end_with
 
+
 def find_stage(stage: str | Path) -> Path:
     """The notebook of `stage`: a str is a name inside the notebooks folder, a Path is that very file.
 
@@ -140,7 +141,7 @@ def _run(notebook, stem: str, parameters: dict, folder: Path, root: Path, timeou
 
 def _environment() -> dict[str, object]:
     """What an executed notebook may depend on: versions, system and commit."""
-    from mtlib.training.device import Device
+    from mtlib.device import Device
     from mtlib.training.runs import environment
 
     device = Device()
@@ -159,7 +160,7 @@ def _execute(notebook, output: Path, parameters: dict, root: Path, timeout, prog
         with _terminable(), tempfile.TemporaryDirectory(prefix="mtlib-") as sockets:
             executed = papermill.execute_notebook(
                 notebook,
-                output,
+                str(output).replace("{", "{{").replace("}", "}}"),  # papermill takes it for a format string
                 parameters,
                 kernel_name="python3",
                 language="python",
@@ -257,7 +258,8 @@ def _kernel_manager(folder: Path, places: dict[str, str]) -> type:
         @property
         def kernel_spec(self) -> KernelSpec:
             argv = [sys.executable, "-m", "mtlib.workbook.notebooks", "-f", "{connection_file}"]
-            return KernelSpec(argv=argv, display_name="Python 3", language="python", env=places)
+            env = {name: place.replace("$", "$$") for name, place in places.items()}  # else $PATH would be filled in
+            return KernelSpec(argv=argv, display_name="Python 3", language="python", env=env)
 
     return ThisInterpreter
 

@@ -2,8 +2,10 @@
 
 import ast
 import difflib
+import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
@@ -14,7 +16,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from mtlib.errors import ConfigurationError
 from mtlib.experiments import shortened
-from mtlib.presets import Preset
+from mtlib.presets import NOT_YAML, PlainLoader, Preset
 
 SCALARS = {"str": str, "int": int, "float": float, "bool": bool}
 STRICT = ConfigDict(strict=True, allow_inf_nan=False)
@@ -47,18 +49,30 @@ class Parameter:
 
     def parse(self, text: str) -> Any:
         """The value that `text` from a command line means for this parameter (a str keeps the text as it stands)."""
-        return text if self.annotation == "str" else parse_scalar(text)
+        return text if self.type is str else parse_scalar(text)
+
+    def format(self, value: Any) -> str:
+        """The text that `parse` reads as `value`."""
+        return value if self.type is str else json.dumps(value)
 
 
 def parse_scalar(text: str) -> Any:
-    """The YAML value of `text`; unlike YAML 1.1, `1e-5` is a number. Raises ConfigurationError."""
+    """The JSON value of `text`, or else its YAML value, in which `1e-5` is a number too. Raises ConfigurationError."""
+    with suppress(ValueError, RecursionError):
+        return json.loads(text)
     try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError):
+        return yaml.load(text, _Yaml)
+    except NOT_YAML:
         raise ConfigurationError(f"{text[:200]!r}: expected a YAML value") from None
-    if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
-        return float(value)
-    return value
+
+
+class _Yaml(PlainLoader):
+    """YAML without aliases, with the numbers of YAML 1.2."""
+
+
+_Yaml.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
 
 
 def load_notebook(path: Path):
@@ -67,7 +81,15 @@ def load_notebook(path: Path):
 
     try:
         return nbformat.read(path, as_version=4)
-    except (nbformat.reader.NotJSONError, nbformat.ValidationError, KeyError, UnicodeDecodeError, OSError) as error:
+    except (
+        nbformat.ValidationError,
+        LookupError,
+        AttributeError,
+        TypeError,
+        ValueError,
+        RecursionError,
+        OSError,
+    ) as error:
         raise ConfigurationError(f"{path}: not a notebook ({type(error).__name__})") from None
 
 
@@ -99,7 +121,8 @@ def parameters_of(notebook, name: str) -> dict[str, Parameter]:
             parameter = Parameter(line.target.id, ast.unparse(line.annotation), _type(line.annotation), default)
         except (TypeError, ValueError):
             raise ConfigurationError(
-                f"{where}: expected a type made of {', '.join(SCALARS)}, list and dict, and a literal of it, found `{found}`"
+                f"{where}: expected a type made of {', '.join(SCALARS)}, list and dict, and a literal of it, "
+                f"found `{found}`"
             ) from None
         parameter.check(parameter.default, where)
         parameters[parameter.name] = parameter
@@ -111,9 +134,7 @@ def read_parameters(path: Path) -> dict[str, Parameter]:
     return parameters_of(load_notebook(path), path.name)
 
 
-def values_at(
-    preset: Preset, stage: str, known: Mapping[str, Parameter], given: Mapping[str, Any]
-) -> dict[str, Any]:
+def values_at(preset: Preset, stage: str, known: Mapping[str, Parameter], given: Mapping[str, Any]) -> dict[str, Any]:
     """What papermill is to give the notebook called `stage`: the preset's values for it, and over them `given`.
 
     A parameter called `seeds` is the preset's, unless its notebook has a value of its own.

@@ -31,37 +31,38 @@ def lock(root: str | os.PathLike = ".") -> RunLock:
     return RunLock(Path(root) / ".snakemake" / "pipeline.lock")
 
 
-def prepare(plan: Plan, results: str | Path, figures: str | Path, again: str) -> Path:
-    """Read the corpus of a plan once, and write the plan with what its jobs' results depend on; its path.
+def prepare(goal: str, plan: Plan, results: str | Path, figures: str | Path, again: str) -> Path:
+    """Read the corpus of a plan once, and write what is to be done; the file's path. "resume" tidies up before that.
 
-    again: the command that goes on after a crash. Raises what reading the corpus raises.
+    goal: as in `snakemake`; a dry run's plan has a file of its own, for another may be running. again: the command that
+    goes on after a crash.
+    Raises LockedError when a pipeline runs here, or was killed here and is not resumed; what reading the corpus raises.
     """
-    code = {"code": fingerprint(), "again": again}
-    if plan.corpus in TITLES:
-        return plan.write(results, figures, content=fingerprint("data"), **code)
-    tasks = {task: None for each in plan.experiments.values() for task in each.task_names} or None
-    return plan.write(results, figures, content=load_corpus(plan.corpus, tasks and list(tasks)).fingerprint, **code)
+    if goal != "plan":
+        require_alone(again, goal == "resume")
+    if goal == "resume":
+        for line in tidy(results):
+            print(line, flush=True)
+    generated = plan.corpus in TITLES
+    content = fingerprint("data") if generated else load_corpus(plan.corpus, plan.basis.tasks).fingerprint
+    path = Path(results) / "plans" / f"{plan.name}{'.dry' if goal == 'plan' else ''}.json"
+    return plan.write(path, figures, content, results=str(results), code=fingerprint(), again=again)
 
 
 def snakemake(goal: str, plan: Path, jobs: int, threads: int, *more: str, profile: str = "default") -> int:
     """Run Snakemake in the current folder and return its exit code.
 
-    goal: "run", "plan" (a dry run that says why), "resume" (unlock, sweep, run) or "report" (run, then collect
+    goal: "run", "plan" (a dry run that says why), "resume" (unlock, run) or "report" (run, then collect
     `results/report.html`). plan: the file that `prepare` wrote. jobs: how many at the same time, each with
     `threads` cores. more: options of Snakemake. profile: a folder of `profiles`, where the jobs run; "default" is
     this machine.
-    Raises LockedError when a pipeline runs here, or was killed here and is not resumed.
     """
     about = json.loads(plan.read_text())
-    if goal != "plan":
-        require_alone(about["again"], goal == "resume")
     width = ["--cores", str(jobs * threads)] if profile == "default" else ["--jobs", str(jobs)]
     command = [sys.executable, "-m", "snakemake", "--workflow-profile", f"profiles/{profile}", *width]
     config = ["--config", f"threads={threads}", f"plan={plan}"]
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"}
     if goal == "resume":
-        for line in tidy(about["results"]):
-            print(line, flush=True)
         unlocking = [*command, "--unlock", *more, *config]
         if code := subprocess.run(unlocking, env=environment, stderr=subprocess.DEVNULL).returncode:
             return code
@@ -95,19 +96,23 @@ def planned(text: str) -> Iterator[str]:
     """A line for each job of a dry run's output: its name, and why it would run."""
     for job in re.split(r"^(?:local)?rule ", text, flags=re.MULTILINE)[1:]:
         rule, found = job.partition(":")[0], dict(re.findall(r"^    (reason|wildcards): (.*)$", job, re.MULTILINE))
-        if rule != "all":
+        if rule not in ("all", "collect", "gallery"):
             reason = re.sub(r": \S.*", "", found.get("reason", ""))
-            yield f"{rule.removeprefix('train_'):40} {'trains' if rule.startswith('train_') else 'executes'}; {reason}"
+            kind, _, name = rule.partition("_")
+            yield f"{name:40} {'trains' if kind == 'train' else 'executes'}; {reason}"
 
 
 def _awaited(process: subprocess.Popen) -> int:
-    """Its exit code; Ctrl-C reaches it by itself, SIGTERM is handed on."""
+    """Its exit code; Ctrl-C reaches it and its jobs by itself, SIGTERM is handed on to both: it would wait for them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     received: list[int] = []
 
     def hand_on(number, frame):
         received.append(number)
         process.send_signal(number)
+        for job, scheduler in _jobs():
+            if scheduler == process.pid:
+                job.send_signal(number)
 
     signal.signal(signal.SIGTERM, hand_on)
     code = process.wait()
@@ -136,8 +141,7 @@ def tidy(results: str | os.PathLike = "results") -> Iterator[str]:
     plans go, and so do marks of runs that are gone or not complete.
     Raises LockedError when such a job does not end.
     """
-    orphans = list(_orphans())
-    if orphans:
+    if orphans := _orphans():
         yield f"waiting for {len(orphans)} jobs of the killed pipeline to save"
     if alive := psutil.wait_procs(orphans, timeout=PATIENCE)[1]:
         raise LockedError(f"processes {', '.join(str(each.pid) for each in alive)} of a killed pipeline still run")
@@ -178,22 +182,24 @@ def _mark_interrupted(file: Path) -> bool:
     return True
 
 
-def _orphans() -> Iterator[psutil.Process]:
+def _orphans() -> list[psutil.Process]:
     """Jobs of this folder whose scheduler is gone."""
+    return [job for job, scheduler in _jobs() if not psutil.pid_exists(scheduler)]
+
+
+def _jobs() -> Iterator[tuple[psutil.Process, int]]:
+    """Processes in this folder that a scheduler started, with its number."""
     for process in psutil.process_iter():
-        try:
+        with suppress(psutil.Error, OSError, ValueError):
             scheduler = process.environ().get(SCHEDULER)
-            if scheduler and process.ppid() != int(scheduler) and process.cwd() == os.getcwd():
-                if not psutil.pid_exists(int(scheduler)):
-                    yield process
-        except (psutil.Error, OSError):
-            continue
+            if scheduler and process.cwd() == os.getcwd():
+                yield process, int(scheduler)
 
 
 def fingerprint(part: str = "") -> str:
     """The first digits of the SHA-256 of the library's code, or of one part of it, such as "data"."""
     root = Path(__file__).parents[1]
     content = hashlib.sha256()
-    for file in sorted((root / part).rglob("*.py")):
+    for file in sorted(path for path in (root / part).rglob("*") if path.suffix in (".py", ".txt", ".ipynb")):
         content.update(f"{file.relative_to(root)}\0".encode() + file.read_bytes() + b"\0")
     return content.hexdigest()[:16]

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -12,8 +13,8 @@ from typing import Any
 
 from mtlib.errors import ConfigurationError, MtlibError
 from mtlib.experiments import Optimisation
-from mtlib.presets import label, preset, project_root
-from mtlib.training.files import make_folder, storage, write_json
+from mtlib.presets import experiment, label, preset, project_root
+from mtlib.training.files import make_folder, safe_name, storage, write_json
 from mtlib.workbook.notebooks import find_stage, with_preset
 from mtlib.workbook.parameters import load_notebook, parameters_of, tagged
 
@@ -65,7 +66,7 @@ def _run_cell(source: str, space: dict[str, Any], where: str) -> None:
         exec(compile(source, where, "exec"), space)
     except MtlibError as error:
         raise type(error)(f"{where}: {error}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigurationError(f"{where}: {type(error).__name__}: {str(error)[:500]}") from error
 
 
@@ -83,9 +84,9 @@ def runs_of(study, *stages: str) -> dict[str, Optimisation]:
         given = {"preset": study.preset_name, "corpus": study.source, "seed": study.seed}
         known = parameters_of(load_notebook(path), path.name)
         values, _ = with_preset(path.stem, known, {key: each for key, each in given.items() if key in known})
-        for name, experiment in read_runs(path, values).items():
-            different = name in found and found[name] != experiment
-            found.setdefault(f"{path.stem}: {name}" if different else name, experiment)
+        for name, wanted in read_runs(path, values).items():
+            different = name in found and found[name] != wanted
+            found.setdefault(f"{path.stem}: {name}" if different else name, wanted)
     return found
 
 
@@ -108,7 +109,8 @@ class Plan:
     """Everything that `make run` does for one preset and corpus.
 
     stages: notebooks by name. experiments: each one once, by the first digits of its digest, ancestors before those
-    that start from them. jobs: digests by the name of the job that trains them, in order.
+    that start from them. jobs: digests by the name of the job that trains them, in order. basis: the preset's own
+    experiment, whose encoder, tasks and sizes notebooks read beside their parameters.
     """
 
     preset: str
@@ -121,6 +123,7 @@ class Plan:
     def __post_init__(self):
         chosen = preset(self.preset)
         self.corpus = self.corpus or chosen.corpus
+        self.basis = experiment(chosen)
         self.together = chosen.dial < TOGETHER and not self.file
         paths = {path.stem: path for path in notebooks()}
         if self.file:
@@ -132,19 +135,23 @@ class Plan:
 
     def _add(self, stage: str, path: Path) -> None:
         known = parameters_of(load_notebook(path), path.name)
-        given = {"preset": self.preset, "corpus": self.corpus, "file": self.file}
-        values, _ = with_preset(path.stem, known, {key: each for key, each in given.items() if key in known})
-        shown = [self._experiment(stage, each) for each in read_runs(path, values).values()]
+        given = {"corpus": self.corpus} | ({"file": self.file} if self.file else {"preset": self.preset})
+        if missing := [key for key in given if key not in known]:
+            raise ConfigurationError(f"{path.name}: expected the parameters {', '.join(given)}, found no {missing[0]}")
+        if not re.fullmatch(r"[\w.-]+", stage):
+            raise ConfigurationError(f"{path.name}: expected a name of letters, digits, '.', '_' and '-'")
+        values, _ = with_preset(stage, known, given)
+        shown = [self._planned(stage, each) for each in read_runs(path, values).values()]
         self.stages[stage] = Stage(path, values, tuple(dict.fromkeys(shown)))
 
-    def _experiment(self, stage: str, experiment: Optimisation) -> str:
+    def _planned(self, stage: str, wanted: Optimisation) -> str:
         """The digest of an experiment, which from now on is one of a job's, and so is what it starts from."""
-        digest = experiment.digest[:16]
+        digest = wanted.digest[:16]
         if digest not in self.experiments:
-            if experiment.start_from is not None:
-                self._experiment(stage, experiment.start_from)
-            self.experiments[digest] = experiment
-            job = stage if self.together else f"{experiment.label}-{digest[:8]}"
+            if wanted.start_from is not None:
+                self._planned(stage, wanted.start_from)
+            self.experiments[digest] = wanted
+            job = stage if self.together else f"{wanted.label}-{digest[:8]}"
             self.jobs.setdefault(job, []).append(digest)
         return digest
 
@@ -161,38 +168,42 @@ class Plan:
                 if (other := ancestor.digest[:16]) not in own:
                     yield other
 
-    def write(self, results: str | Path, figures: str | Path, **facts: Any) -> Path:
-        """Write every experiment, and the plan that the Snakefile reads, below `<results>/plans/<name>`; its path.
+    def write(self, path: Path, figures: str | Path, content: str, **facts: Any) -> Path:
+        """Write the plan that the Snakefile reads to `path`, and every experiment to the folder of that name; `path`.
 
-        facts: what else a job's result depends on, such as the corpus' fingerprint.
+        content: fingerprint of the corpus. A run's mark is called by what was trained on what, and a job trains only
+        what is not marked as done; so jobs that have nothing left to train are not in the plan. facts: what else
+        stands in it.
         """
-        folder = Path(results) / "plans" / self.name
+        folder = path.parent / self.name
         with storage("create", folder):
             make_folder(folder.absolute())
-        files = {}
-        for digest, experiment in self.experiments.items():
-            files[digest] = folder / f"{experiment.label}-{digest}.json"
+        files, marks = {}, {}
+        for digest, wanted in self.experiments.items():
+            files[digest] = folder / f"{safe_name(wanted.label)}-{digest}-{content[:8]}.json"
+            marks[digest] = str(files[digest].with_suffix(".done"))
             if not files[digest].is_file():
-                write_json(files[digest], experiment.model_dump(mode="json"))
-        marks = {digest: str(file.with_suffix(".done")) for digest, file in files.items()}
-        jobs = {
-            job: {
-                "experiments": [str(files[digest]) for digest in digests],
-                "done": [marks[digest] for digest in digests],
-                "after": sorted({marks[digest] for digest in self.after(job)}),
-            }
-            for job, digests in self.jobs.items()
-        }
-        stages = {
-            name: {
+                write_json(files[digest], wanted.model_dump(mode="json"))
+        jobs, stages = {}, {}
+        for job, digests in self.jobs.items():
+            if left := [digest for digest in digests if not Path(marks[digest]).is_file()]:
+                jobs[job] = {
+                    "experiments": [str(files[digest]) for digest in left],
+                    "done": [marks[digest] for digest in left],
+                    "after": sorted({marks[digest] for digest in self.after(job)}),
+                }
+        for name, stage in self.stages.items():
+            stages[name] = {
                 "notebook": os.path.relpath(stage.notebook),
-                "parameters": [f"{key}={json.dumps(value)}" for key, value in stage.parameters.items()],
+                "parameters": [f"{key}={_as_text(value)}" for key, value in stage.parameters.items()],
                 "after": [marks[digest] for digest in stage.digests],
             }
-            for name, stage in self.stages.items()
-        }
-        about = {"name": self.name, "preset": self.preset, "corpus": self.corpus}
-        about |= {"results": str(results), "figures": str(figures), **facts}
-        path = Path(results) / "plans" / f"{self.name}.json"
+        about = {"name": self.name, "preset": self.preset, "corpus": self.corpus, "basis": self.basis.digest}
+        about |= {"figures": str(figures), "content": content, **facts}
         write_json(path, about | {"jobs": jobs, "stages": stages})
         return path
+
+
+def _as_text(value: Any) -> str:
+    """What `Parameter.parse` reads as that value: a text as it stands, anything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,6 +1,7 @@
 """A grid of one's own: read from a YAML file as experiments, which the notebook `sweep` trains and compares."""
 
 import itertools
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,9 +11,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 from pydantic import Field, model_validator
 
-from mtlib.experiments import Experiment, Seed, Strict, checked, nearest
+from mtlib.experiments import Experiment, Seed, Strict, checked, nearest, shortened
 from mtlib.presets import experiment, read_yaml
 from mtlib.study.plots import COLUMN_WIDTH, PALETTE, use_style
+
+LARGEST = 10_000
+"""Runs of the largest sweep."""
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -22,7 +26,7 @@ class Range(Strict):
 
     start: Annotated[Finite, Field(alias="from", gt=0)]
     end: Annotated[Finite, Field(alias="to", gt=0)]
-    points: Annotated[int, Field(ge=2)]
+    points: Annotated[int, Field(ge=2, le=LARGEST)]
 
     @property
     def values(self) -> list[float]:
@@ -57,14 +61,25 @@ class Sweep(Strict):
     def _once(self):
         for key, values in {"seeds": self.seeds, **self.grid}.items():
             if isinstance(values, list) and any(value in values[:place] for place, value in enumerate(values)):
-                raise ValueError(f"{key}: a value occurs twice in {values}")
+                raise ValueError(f"{key}: a value occurs twice in {shortened(values)}")
+        return self
+
+    @model_validator(mode="after")
+    def _not_too_many(self):
+        sizes = [each.points if isinstance(each, Range) else len(each) for each in self.grid.values()]
+        if (number := math.prod(sizes) * len(self.seeds)) > LARGEST:
+            raise ValueError(f"grid: expected at most {LARGEST} runs, found {shortened(number)}")
         return self
 
     @property
     def kinds(self) -> set[str]:
         """Kinds of the penalties that every run has."""
         entries = self.experiment.get("penalties", [])
-        return {str(entry.get("kind")) for entry in entries if isinstance(entry, dict)} if isinstance(entries, list) else set()
+        return (
+            {str(entry.get("kind")) for entry in entries if isinstance(entry, dict)}
+            if isinstance(entries, list)
+            else set()
+        )
 
     def combinations(self) -> list[dict[str, Any]]:
         """One value a key, and the seed, for each run."""
@@ -78,7 +93,7 @@ class Sweep(Strict):
         Raises ConfigurationError naming the combination that cannot be meant.
         """
         return {
-            words(chosen): checked(Experiment, self._fields(chosen), f"sweep, {words(chosen)}")
+            words(chosen): checked(Experiment, self._fields(chosen), f"sweep, {words(chosen)[:200]}")
             for chosen in self.combinations()
         }
 
@@ -105,7 +120,7 @@ def read(path: str) -> Sweep:
 
 def words(chosen: dict[str, Any]) -> str:
     """A combination's values in words: "smart.radius 0.03, seed 0"."""
-    return ", ".join(f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in chosen.items())
+    return ", ".join(f"{key} {value}" for key, value in chosen.items())
 
 
 def figure(table: pd.DataFrame, keys: list[str]) -> Figure:

@@ -23,16 +23,16 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import BertProcessing
 
 import mtlib
-from mtlib.experiments import Optimisation
+from mtlib.device import Device
 from mtlib.encoders import find_encoder
+from mtlib.experiments import Optimisation
 from mtlib.randomness import seeded
 from mtlib.training import fit as fitting
 from mtlib.training import loop
-from mtlib.training.device import Device
-from mtlib.training.ranks import Ranks
+from mtlib.training.distributed import Ranks
+from mtlib.training.optimization import fingerprint, gathered
 from mtlib.training.runs import Run, RunStore
 from mtlib.training.start import Start
-from mtlib.training.state import fingerprint, gathered
 
 CHANGING = ("status.json", "environment.json", "lock", "lock.holder")
 """Files of a run that say when and where it ran."""
@@ -66,7 +66,14 @@ def tiny(kind: str, **changes) -> "Tiny":
         return Tiny(mtlib.pretraining("smoke", **{**shared, **settings, **changes}))
     if kind == SMART_BALL:
         ball = mtlib.Smart(mode="ball", weight=1.0)
-        settings = {"epochs": 3, "steps_per_epoch": 3, "warmup": 0.3, "learning_rate": 0.05, "penalties": [ball]}
+        settings = {
+            "epochs": 3,
+            "steps_per_epoch": 3,
+            "warmup": 0.3,
+            "learning_rate": 0.05,
+            "seed": 6,
+            "penalties": [ball],
+        }
         return Tiny(mtlib.experiment("smoke", **{**shared, **settings, **changes}))
     penalties = [mtlib.Smart(weight=1.0), mtlib.Bregman(weight=1.0, decay=0.9)]
     settings = {"epochs": 8, "steps_per_epoch": 2, "sampler": "annealed", "schedule": "halve", "dev_limit": 10}
@@ -105,7 +112,7 @@ class Tiny:
 
     def child(self, folder: Path, prepare=lambda patch: None, **options) -> int:
         """`run` in a forked child after `prepare(patch)`: its exit code, or minus the signal that ended it."""
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(exist_ok=True, parents=True)
 
         def work():
             with pytest.MonkeyPatch.context() as patch:
@@ -161,7 +168,7 @@ def at_call(point: int):
 
 def write_encoder(folder: Path) -> Path:
     """A one-layer random BERT whose vocabulary is the made-up words, stored as an encoder folder."""
-    words = {word: number for number, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])}
+    words = {word: number for number, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])}
     tokenizer = Tokenizer(WordLevel(words, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = Whitespace()
     tokenizer.post_processor = BertProcessing(("[SEP]", words["[SEP]"]), ("[CLS]", words["[CLS]"]))

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import huggingface_hub
 import pytest
 
 from mtlib import encoders
@@ -79,22 +80,23 @@ def test_the_snapshot_is_where_the_hub_keeps_it():
 
 
 class Hub:
-    """Stands for the Hub: `_load` fetches what is missing, as it really is or as `spoil` makes it."""
+    """Stands for the Hub: `snapshot_download` fetches what is missing, as it really is or as `spoil` makes it."""
 
     def __init__(self, folder: Path, patch, online=True, spoil=None):
         self.folder, self.online, self.spoil, self.loads = folder, online, spoil, 0
         patch.setattr(encoders, "snapshot", lambda name, revision: folder / "snapshots" / "abc")
-        patch.setattr(encoders, "_load", self.load)
+        patch.setattr(huggingface_hub, "snapshot_download", self.download)
+        patch.setattr(encoders, "load_folder", lambda folder: ("encoder", "tokenizer"))
 
-    def load(self, name, revision):
+    def download(self, name, revision, allow_patterns):
         self.loads += 1
         if any(not (self.folder / "snapshots" / "abc" / file).exists() for file in CONTENTS):
             if not self.online:
-                raise StorageError(f"encoder {name!r} could not be read: offline")
+                raise ConnectionError("offline")
             download(self.folder)
             if self.spoil:
                 spoil_one(self.folder)
-        return "encoder", "tokenizer"
+        return str(self.folder / "snapshots" / "abc")
 
 
 def spoil_one(folder: Path) -> None:

@@ -82,3 +82,10 @@ def test_pruning_a_link_spares_its_target(tmp_path):
     (store.folder / "step-00000001").symlink_to(other.folder / "step-00000001")
     store.save(3, *content(3))
     assert sorted(os.listdir(store.folder)) == ["step-00000002", "step-00000003"] and same(other.latest(), 1)
+
+
+@pytest.mark.parametrize("bomb", [b"[" * 100_000, b'{"a":' * 100_000, b"1" * 5_000, b"[]", b"null"])
+def test_a_state_that_no_reader_can_unfold_is_refused(tmp_path, bomb):
+    store = store_of(tmp_path / "checkpoints", 1, 2)
+    reseal(store.folder / "step-00000002", state=bomb)
+    falls_back(store, 1)

@@ -14,9 +14,10 @@ from run_helpers import CHANGING, CORPUS, SMART_AND_TEACHER, SMART_BALL, after_s
 from store_helpers import fork, snapshot
 
 import mtlib
-from mtlib.objectives.bregman import Bregman
 from mtlib.errors import CheckpointError, StorageError
-from mtlib.training import checkpoints, loop, state
+from mtlib.objectives.bregman import Bregman
+from mtlib.training import checkpoints, loop
+from mtlib.training import optimization as state
 from mtlib.training.files import storage
 from mtlib.training.runs import RunStore
 

@@ -1,37 +1,26 @@
 """The processes of one run under `accelerate launch`: each computes its share of every batch, the first one writes.
 
 Gradients are summed with the shares' sizes as weights, so a step is the single process's step on the whole batch, to
-float rounding, however unevenly the batch divides. Every process holds the same model; nothing is sent but gradients
-and records.
+float rounding, however unevenly the batch divides. Every process holds the same model; what is sent are tensors, and
+records as JSON text: nothing is unpickled.
 """
 
-import os
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
-from accelerate import PartialState
 from torch import distributed
 
 from mtlib.data.batches import Batch, TokenizedSplit
+from mtlib.device import join
 from mtlib.errors import CheckpointError, StorageError
 from mtlib.model import MultitaskModel, predictions
+from mtlib.objectives.penalty import Share
 from mtlib.training.runs import Run
-
-PATIENCE = "MTLIB_RANK_TIMEOUT"
-"""Environment variable: seconds that a process waits for the others before the run ends (600)."""
-
-
-def join() -> torch.device:
-    """The device of this process, joined to the others of its launch if there are any."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return PartialState().device
-    patience = timedelta(seconds=float(os.environ.get(PATIENCE, "600")))
-    return PartialState(cpu=not torch.cuda.is_available(), timeout=patience).device
 
 
 class Ranks:
@@ -41,7 +30,7 @@ class Ranks:
     """
 
     def __init__(self):
-        join()
+        self.device = join()
         together = distributed.is_available() and distributed.is_initialized()
         self.size = distributed.get_world_size() if together else 1
         self.rank = distributed.get_rank() if together else 0
@@ -55,22 +44,34 @@ class Ranks:
         """The run as this process may use it: the first writes it, the others read it."""
         return run if self.first else Reader(run.path)
 
-    def share(self, batch: Batch) -> tuple[Batch, float]:
-        """This process's examples of a batch, and their part of it; of none, one example that counts nothing."""
+    def share(self, batch: Batch) -> tuple[Batch, Share]:
+        """This process's examples of a batch, as wide as the batch, and which they are; of none, one without weight."""
         if self.size == 1:
-            return batch, 1.0
+            return batch, Share()
         rows = np.arange(len(batch.rows))[self.rank :: self.size]
         weight, rows = len(rows) / len(batch.rows), rows if len(rows) else np.arange(1)
         inputs = {name: tensor[rows] for name, tensor in batch.inputs.items()}
         labels = None if batch.labels is None else batch.labels[rows]
-        return Batch(batch.task, inputs, labels, batch.rows[rows]), weight
+        share = Share(torch.from_numpy(rows), len(batch.rows), weight, self.reduce)
+        return Batch(batch.task, inputs, labels, batch.rows[rows]), share
+
+    def reduce(self, value: torch.Tensor, how: Literal["sum", "max"]) -> torch.Tensor:
+        """Sum, or largest entry, of a tensor over the processes."""
+        reduced = value.detach().clone()
+        with self._answered():
+            distributed.all_reduce(reduced, distributed.ReduceOp.SUM if how == "sum" else distributed.ReduceOp.MAX)
+        return reduced
 
     def mean(self, weight: float, values: Mapping[str, float]) -> dict[str, float]:
-        """Means over the whole batch of what the shares recorded."""
+        """Means over the whole batch of what the shares recorded; over those that did where some did not."""
         if self.size == 1:
             return dict(values)
         shares = [(part, found) for part, found in self.gathered((weight, dict(values))) if part]
-        return {name: sum(part * found[name] for part, found in shares) for name in shares[0][1]}
+        means = {}
+        for name in dict.fromkeys(name for _, found in shares for name in found):
+            parts = [(part, found[name]) for part, found in shares if name in found]
+            means[name] = sum(part * value for part, value in parts) / sum(part for part, _ in parts)
+        return means
 
     def sum_gradients(self, model: torch.nn.Module) -> None:
         """Replace every gradient by its sum over the processes."""
@@ -92,8 +93,9 @@ class Ranks:
         if self.size == 1:
             return predictions(model, split)
         rows = np.arange(self.rank, -(-len(split) // self.size) * self.size, self.size) % len(split)
-        parts = self.gathered((rows, predictions(model, split.part(rows))))
-        frame = pd.concat([frame.set_axis(rows) for rows, frame in parts])
+        own = predictions(model, split.part(rows.tolist()))
+        parts = self.gathered((rows.tolist(), own.to_dict("list")))
+        frame = pd.concat([pd.DataFrame(columns, index=rows).astype(own.dtypes) for rows, columns in parts])
         return frame[~frame.index.duplicated()].sort_index()
 
     def any(self, flag: bool) -> bool:
@@ -102,7 +104,8 @@ class Ranks:
 
     def agree(self, what: str, value: Any) -> None:
         """Raise CheckpointError, in every process, unless `value` is the same in all."""
-        if self.size > 1 and len(set(found := self.gathered(value))) > 1:
+        found = self.gathered(value) if self.size > 1 else []
+        if any(other != found[0] for other in found):
             listed = "; ".join(f"process {rank} has {value}" for rank, value in enumerate(found))
             raise CheckpointError(f"{what}: expected the same in every process, found {listed}")
 
@@ -121,11 +124,18 @@ class Ranks:
             self.gathered(None)
 
     def gathered(self, value: Any) -> list:
-        """The value of every process, by rank."""
-        values = [None] * self.size
+        """The value of every process, by rank; it is what JSON can hold, and tuples come back as lists."""
+        own = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8).to(self.device)
+        lengths = self._gathered(torch.tensor([len(own)], device=self.device))
+        longest = max(int(length) for length in lengths)
+        texts = self._gathered(torch.nn.functional.pad(own, (0, longest - len(own))))
+        return [json.loads(bytes(text[: int(n)].tolist())) for text, n in zip(texts, lengths, strict=True)]
+
+    def _gathered(self, tensor: torch.Tensor) -> list[torch.Tensor]:
+        found = [torch.empty_like(tensor) for _ in range(self.size)]
         with self._answered():
-            distributed.all_gather_object(values, value)
-        return values
+            distributed.all_gather(found, tensor)
+        return found
 
     @contextmanager
     def _answered(self) -> Iterator[None]:
@@ -143,4 +153,3 @@ class Reader(Run):
         pass
 
     write_json = write_frame = write_model = set_status = set_complete = forget_checkpoints = sweep = _nothing
-    model_files = _nothing

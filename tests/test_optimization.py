@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.optim import lr_scheduler
 
-from mtlib.training.schedule import halving, learning_rate_factor
+from mtlib.training.optimization import halving, learning_rate_factor
 
 
 def optimizer():

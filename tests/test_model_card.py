@@ -2,13 +2,15 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 from huggingface_hub import ModelCard
 
 import mtlib
-from mtlib.encoders import folder_fingerprint
-from mtlib.study import cards
+from mtlib.model import stored_seal
+from mtlib.study import model_card as cards
+from mtlib.tasks import TASKS, Task
 from mtlib.training.runs import Run
 
 
@@ -72,18 +74,46 @@ def test_an_undefined_score_is_called_so_and_kept_out_of_the_metadata(copied):
     assert splits == {"test"}
 
 
-def test_without_labels_on_test_there_are_no_test_scores(copied):
+def test_without_labels_on_test_or_without_test_there_are_no_test_scores(copied):
     for task in copied.experiment.tasks:
         copied.write_frame(f"predictions/test-{task}.csv", copied.predictions("test", task).drop(columns="label"))
     assert set(cards.part_scores(copied)["part"]) == {"dev", "reporting half of dev"}
+    for task in copied.experiment.tasks:
+        (copied.path / f"predictions/test-{task}.csv").unlink()
+    copied.set_status("complete")
+    assert set(cards.part_scores(copied)["part"]) == {"dev", "reporting half of dev"}
+    assert {r.dataset_split for r in ModelCard.load(cards.write_card(copied)).data.eval_results} == {"validation"}
+
+
+def test_base_model_and_licence_are_those_of_the_ancestor_s_encoder(copied, monkeypatch):
+    """Whatever the run itself calls its encoder, the weights came from where its first ancestor began."""
+    first = SimpleNamespace(name="ranked", encoder="minilm", start_from=None)
+    own = copied.experiment.model_copy(
+        update={"start_from": SimpleNamespace(name="again", encoder="x", start_from=first)}
+    )
+    monkeypatch.setattr(Run, "experiment", own)
+    data = cards.metadata(copied, cards.part_scores(copied))
+    assert (data.base_model, data.license) == ("sentence-transformers/all-MiniLM-L6-v2", "apache-2.0")
+    assert cards.encoder_of(copied) == "minilm" and any(cards.QUORA in line for line in cards._limits(copied))
+
+
+def test_tasks_of_the_stored_model_become_known(copied, monkeypatch):
+    """A card is written in a process that did not register the run's own task."""
+    about = json.loads((copied.path / "model" / "multitask.json").read_text())
+    about["tasks"].append({**about["tasks"][0], "name": "stranger", "columns": ["text"]})
+    (copied.path / "model" / "multitask.json").write_text(json.dumps(about))
+    monkeypatch.setitem(TASKS, "stranger", None)  # what is registered below is taken away again
+    del TASKS["stranger"]
+    cards._know_tasks(copied)
+    assert TASKS["stranger"] == Task(**{**about["tasks"][-1], "columns": ("text",)})
 
 
 def test_a_card_changes_neither_the_model_nor_a_card_that_is_there(copied):
-    before = folder_fingerprint(copied.path / "model")
+    before = stored_seal(copied.path / "model")
     cards.ensure_card(copied)
     path = cards.card_path(copied)
     assert path.read_text() == cards.write_card(copied).read_text()
-    assert folder_fingerprint(copied.path / "model") == before and len(copied.model().predict("sst", ["red cat"])) == 1
+    assert stored_seal(copied.path / "model") == before and len(copied.model().predict("sst", ["red cat"])) == 1
     path.write_text("my own words")
     cards.ensure_card(copied)
     assert path.read_text() == "my own words"
@@ -96,7 +126,7 @@ def test_a_run_whose_model_was_taken_away_is_left_alone(copied):
 
 
 def test_a_pretrained_encoder_s_card_warns_of_its_heads(corpus, tmp_path):
-    run = mtlib.pretrain(mtlib.pretraining("smoke", name="ranked"), corpus, tmp_path, progress="none")
+    run = mtlib.fit(mtlib.pretraining("smoke", name="ranked"), corpus, tmp_path, progress="none")
     text = cards.write_card(run).read_text()
     assert "heads are untrained" in text and f"{run.scores['dev_loss']:.3f}" in text
     assert not ModelCard(text).data.eval_results

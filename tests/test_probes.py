@@ -1,16 +1,22 @@
-"""The measurement behind the SMART notebook: penalty against radius, and what the published modes amount to."""
+"""What is measured on a model: penalty by radius, what the published modes amount to, ranking loss, linear probe."""
 
+from types import SimpleNamespace
+
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+import mtlib
 from mtlib.data.batches import TokenizedSplit
 from mtlib.encoders import find_encoder
 from mtlib.model import MultitaskModel
 from mtlib.objectives.divergences import symmetric_divergence
+from mtlib.objectives.ranking import multiple_negatives_ranking_loss
 from mtlib.objectives.smart import Smart, inner_gradient
-from mtlib.study.adversary import clean_step, penalty_by_radius, published_forms
+from mtlib.study import probes
+from mtlib.study.probes import clean_step, dev_batches, penalty_by_radius, published_forms
 from mtlib.tasks import QQP, SST, STS
 
 WORDS = "red green blue small large old new bright dark warm cold quick slow calm loud soft".split()
@@ -77,12 +83,13 @@ def test_penalty_by_radius(model, batches):
     assert len(table) == len(batches) * (2 * 2 * len(radii) + 1)
     assert table.equals(penalty_by_radius(model, batches, radii))
 
-    off = table[table.dropout == "off"].pivot_table(index=["batch", "radius"], columns="direction", values="penalty")
+    cells = ["task", "batch", "radius"]
+    off = table[table.dropout == "off"].pivot_table(index=cells, columns="direction", values="penalty")
     assert (off.adversarial > off.random).all()
     # A penalty is quadratic in a small radius.
     random = off.random.unstack()
     np.testing.assert_allclose(random[0.02] / random[0.01], 4, rtol=0.1)
-    sizes = table[table.direction != "none"].groupby(["dropout", "batch", "radius"])["size"]
+    sizes = table[table.direction != "none"].groupby(["dropout", *cells])["size"]
     assert (sizes.max() - sizes.min() < 1e-6).all()
 
     # With dropout on, two masks alone make most of what a small random d makes.
@@ -94,7 +101,7 @@ def test_penalty_by_radius(model, batches):
 def test_published_forms_are_noise_or_nothing_and_ball_is_an_adversary(model, batches):
     table = published_forms(model, batches)
     assert next(model.parameters()).dtype == torch.float32
-    mean = table.groupby(["mode", "direction"]).mean()
+    mean = table.drop(columns="task").groupby(["mode", "direction"]).mean()
     assert mean.loc[("rescaled", "adversarial"), "share"] < 1e-2
     ratio = mean.loc[("rescaled", "adversarial"), "penalty"] / mean.loc[("rescaled", "random"), "penalty"]
     assert ratio == pytest.approx(1, rel=0.05)
@@ -106,10 +113,61 @@ def test_published_forms_are_noise_or_nothing_and_ball_is_an_adversary(model, ba
 
 
 def test_the_measured_penalty_is_the_divergence_at_d(model, batches):
-    row = penalty_by_radius(model, batches[:1], [0.1], ["random"], ["off"]).iloc[0]
+    table = penalty_by_radius(model, batches[:1], [0.1])
+    (row,) = table[(table["direction"] == "random") & (table["dropout"] == "off")].to_dict("records")
     step = clean_step(model, batches[0])
     d = Smart(weight=1, mode="ball", radius=0.1, direction="random").perturbation(step)
     with torch.no_grad():
         value = symmetric_divergence(step.kind, step.forward(step.embeddings + d), step.logits)
     assert row["penalty"] == pytest.approx(value.item(), rel=1e-5)
     assert row["size"] == pytest.approx(d.abs().max().item(), rel=1e-5)
+
+
+def test_batches_are_the_first_dev_examples_of_each_task(model, corpus):
+    batches = dev_batches(model, corpus, 2, size=8)
+    assert [batch.task.name for batch in batches] == ["sst", "sst", "qqp", "qqp", "sts", "sts"]
+    labels = torch.cat([batch.labels for batch in batches if batch.task.name == "sst"])
+    assert labels.tolist() == corpus["sst"].dev["label"].head(16).tolist()
+    assert [len(batch.rows) for batch in dev_batches(model, corpus, 9, size=16)][:2] == [16, 14]
+
+
+def test_penalties_are_drawn_by_task(model, batches):
+    table, forms = penalty_by_radius(model, batches, [0.01, 0.1]), published_forms(model, batches)
+    figure = probes.penalty_plot(table, forms)
+    assert [axes.get_title() for axes in figure.axes] == ["SST-5", "QQP", "STS-B"]
+    line = figure.axes[1].get_lines()[0]
+    rows = table.query("task == 'qqp' and dropout == 'off' and direction == 'adversarial'")
+    assert line.get_ydata() == pytest.approx(rows.groupby("radius")["penalty"].mean().to_numpy())
+    plt.close(figure)
+
+
+@pytest.mark.parametrize("size", [5, 7, 20])
+@pytest.mark.parametrize("policy", ["keep", "mask"])
+def test_chance_is_the_loss_of_equal_vectors(size, policy):
+    labels = torch.arange(size) % 5
+    vectors = torch.ones(size, 3, dtype=torch.float64)
+    expected = multiple_negatives_ranking_loss(vectors, vectors, labels=labels, false_negatives=policy).item()
+    found = probes.chance_loss(mtlib.pretraining("smoke", batch_size=size, false_negatives=policy))
+    assert found == pytest.approx(expected, abs=1e-12)
+
+
+def test_ranking_loss_of_a_stored_model_is_what_its_training_scored(corpus, tmp_path):
+    settings = mtlib.pretraining("smoke", epochs=1, precision="float32")
+    run = mtlib.fit(settings, corpus, tmp_path, progress="none")
+    assert probes.ranking_loss(run, settings, corpus) == pytest.approx(run.scores["dev_loss"], rel=1e-5)
+
+
+def test_a_probe_reads_what_is_in_the_vectors(corpus, monkeypatch):
+    random = np.random.default_rng(0)
+    frames = corpus["sst"].train, corpus["sst"].dev
+    labels = {frame["text_a"].iloc[0]: frame["label"].to_numpy() for frame in frames}
+
+    def vectors(source, texts, cache):
+        known = labels[texts.iloc[0]]
+        return random.normal(size=(len(known), 8)) + source.told * np.eye(8)[known]
+
+    monkeypatch.setattr(probes, "sentence_vectors", vectors)
+    found = [probes.linear_probe(SimpleNamespace(told=told), corpus).predictions("dev", "sst") for told in (0, 5)]
+    blind, seeing = ((frame["label"] == frame["prediction"]).mean() for frame in found)
+    assert seeing > 0.95 and blind < 0.5
+    assert found[0]["id"].tolist() == corpus["sst"].dev["id"].tolist()

@@ -1,8 +1,11 @@
 """Two processes on one run: the single process's result, and no process that outlives the other."""
 
 import os
+import pickle
 import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -13,9 +16,10 @@ from accelerate import PartialState
 from run_helpers import PRETRAINING, SMART_AND_TEACHER, Tiny, after_step, tiny
 
 import mtlib
+from mtlib.device import PATIENCE
+from mtlib.objectives import smart
 from mtlib.training import loop
 from mtlib.training.checkpoints import CheckpointStore
-from mtlib.training.ranks import PATIENCE
 from mtlib.training.runs import RunStore
 
 SECONDS = 30
@@ -24,14 +28,21 @@ SECONDS = 30
 
 def uneven(**changes) -> Tiny:
     """Batches of five, dropout off, a teacher; an odd number of dev examples after each epoch."""
-    settings = {"batch_size": 5, "epochs": 2, "steps_per_epoch": 3, "schedule": "linear", "dev_limit": 7, "precision": "float32"}
+    settings = {
+        "batch_size": 5,
+        "epochs": 2,
+        "steps_per_epoch": 3,
+        "schedule": "linear",
+        "dev_limit": 9,
+        "precision": "float32",
+    }
     penalties = [mtlib.Bregman(weight=1.0, decay=0.9)]
     return Tiny(tiny(SMART_AND_TEACHER, **{**settings, "penalties": penalties, **changes}).settings)
 
 
 def start(experiment: Tiny, folder: Path, rank: int, port: int, prepare, seconds: float) -> int:
     """Process number of a forked child that is one of two ranks; its exit code is that of `mtlib`."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True, parents=True)
     if process := os.fork():
         return process
     code = 99
@@ -97,6 +108,66 @@ def test_two_processes_come_to_what_one_does(whole, tmp_path):
         a, b = (run.predictions("dev", task) for run in (two, one))
         assert a["id"].tolist() == b["id"].tolist() and a["id"].is_unique
         np.testing.assert_allclose(a.drop(columns="id"), b.drop(columns="id"), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "penalty",
+    [
+        mtlib.Smart(weight=1.0),
+        mtlib.Smart(weight=100.0, mode="projected", epsilon=0.05, eta=0.02, sigma=0.01, steps=2),
+        mtlib.Smart(weight=1.0, mode="ball"),
+        mtlib.Smart(weight=1.0, mode="ball", direction="random"),
+        mtlib.Bregman(weight=1.0, decay=0.9),
+    ],
+    ids=["rescaled", "projected", "ball", "random ball", "bregman"],
+)  # fmt: skip
+def test_penalties_of_two_processes_are_those_of_one(tmp_path, penalty):
+    experiment = uneven(epochs=1, steps_per_epoch=12, penalties=[penalty], schedule="constant")
+    assert both(experiment, tmp_path / "two") == [0, 0] and experiment.child(tmp_path / "one") == 0
+    (two,), (one,) = RunStore(tmp_path / "two").all(), RunStore(tmp_path / "one").all()
+    for (name, a), (_, b) in zip(two.model().named_parameters(), one.model().named_parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=2e-6, msg=name)
+    logged = [name for name in one.history if name.startswith((penalty.kind, "train_loss"))]
+    assert len(logged) > 3
+    np.testing.assert_allclose(two.history[logged], one.history[logged], rtol=1e-3, atol=1e-5)
+
+
+def test_processes_send_no_pickles(tmp_path):
+    def forbid(patch):
+        for name in ("all_gather_object", "gather_object", "broadcast_object_list", "scatter_object_list"):
+            patch.setattr(torch.distributed, name, None)
+        patch.setattr(pickle, "loads", None)
+        patch.setattr(pickle, "Unpickler", None)
+
+    assert both(uneven(epochs=1), tmp_path, forbid, forbid) == [0, 0]
+
+
+@pytest.mark.slow
+def test_accelerate_starts_two_processes_on_a_cpu(tmp_path):
+    command = "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no -m mtlib train"
+    documented = (Path(__file__).parents[2] / "docs" / "cluster.md").read_text()
+    assert command in " ".join(documented.replace("\\\n", "").split())
+    options = ["--preset", "smoke", "--set", "epochs=1", "--set", "steps=2", "--results", str(tmp_path)]
+    launch = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", *command.split(), *options]
+    clean = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
+    subprocess.run(launch, env=clean, check=True, capture_output=True, timeout=240)
+    (run,) = RunStore(tmp_path).all()
+    assert run.complete and run.read("environment.json")["world_size"] == 2
+
+
+def test_a_step_whose_inner_gradient_is_not_finite_is_skipped_by_all(tmp_path):
+    def broken(patch):
+        gradient = smart.inner_gradient
+        patch.setattr(smart, "inner_gradient", lambda step, d: gradient(step, d) * (np.nan if step.number == 2 else 1))
+
+    experiment = uneven(penalties=[mtlib.Smart(weight=1.0)])
+    assert both(experiment, tmp_path / "two", second=broken) == [0, 0]
+    assert experiment.child(tmp_path / "one", broken) == 0
+    assert (tmp_path / "two" / "state").read_text() == (tmp_path / "two" / "state1").read_text()
+    (two,), (one,) = RunStore(tmp_path / "two").all(), RunStore(tmp_path / "one").all()
+    skipped = two.history["smart/skipped"]
+    assert skipped.tolist() == one.history["smart/skipped"].tolist() and skipped.max() == pytest.approx(1 / 3)
+    np.testing.assert_allclose(two.history["smart/penalty"], one.history["smart/penalty"], rtol=1e-3)
 
 
 def test_both_processes_hold_the_same_state_and_only_the_first_writes(whole):

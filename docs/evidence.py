@@ -1,0 +1,119 @@
+"""Every number of the README and the guides that comes from runs, written from the tables in results/reference.
+
+A text marks the place: between `<!-- evidence: KIND STUDY[ ARGUMENT] -->` and `<!-- /evidence -->` stands what this
+script makes of that study's tables.
+
+    methods     Table 7: scores, the difference of each mean from the baseline's with its interval, resolved or not
+    compared    one comparison: `TABLE SYSTEM AGAINST TASK[,TASK ...]`, columns of the table separated by `|`
+    measured    a table's columns, and of its rows those that are wanted: `TABLE COLUMN,COLUMN ...[ where QUERY]`
+
+    python docs/evidence.py            # write
+    python docs/evidence.py --check    # exit with 1 where a text and the tables disagree
+"""
+
+import re
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+ROOT = Path(__file__).resolve().parents[1]
+REFERENCE = ROOT / "results" / "reference"
+BLOCK = re.compile(r"(<!-- evidence: ([^\n]+?) -->\n)(.*?)(\n?<!-- /evidence -->)", re.DOTALL)
+TASKS = {"qqp": "QQP", "sst": "SST-5", "sts": "STS-B (r + 1) / 2", "mean": "mean", "evenness": "evenness"}
+
+
+def methods(study: str) -> str:
+    """Table 7's rows, one a method, and what resolves their means from the baseline's."""
+    table = read(study, "table_7").set_index("method")
+    means = read(study, "table_7_differences").query("task == 'mean' and against == 'baseline'").set_index("system")
+    rows = []
+    for method, row in table.iterrows():
+        scores = {TASKS[task]: score(row[task]) for task in ("qqp", "sst", "sts", "mean")}
+        found = means.loc[method] if method in means.index else None
+        against = "" if found is None else f"{difference(found)}, {resolved(found)}"
+        printed = score(row["mean paper"]) if pd.notna(row["mean paper"]) else ""
+        rows.append({"method": method} | scores | {"mean against the baseline": against, "the report's mean": printed})
+    return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
+
+
+def compared(study: str, argument: str) -> str:
+    """Some rows of a comparison as a list: system against another, by task, with interval and what is resolved."""
+    lines = []
+    for line in argument.split(" ; "):
+        name, system, against, tasks = (part.strip() for part in line.split("|"))
+        table = read(study, name)
+        for task in tasks.split(","):
+            rows = table[(table["system"] == system) & (table["task"] == task.strip())]
+            if "against" in table:
+                rows = rows[rows["against"] == against]
+            if len(rows) != 1:
+                raise SystemExit(f"{study}/{name}: {len(rows)} rows of {system!r} against {against!r}, {task}")
+            row = rows.iloc[0]
+            seeds = f", {row['seeds']} seeds each" if row.get("seeds", 1) > 1 else ""
+            lines.append(
+                f"- {system} against {against}, {TASKS[task.strip()]}{seeds}: {difference(row)}, {resolved(row)}"
+            )
+    return "\n".join(lines)
+
+
+def measured(study: str, argument: str) -> str:
+    """Some columns of a table as they are, numbers with three significant digits."""
+    name, columns = argument.split(maxsplit=1)
+    columns, _, where = columns.partition(" where ")
+    table = read(study, name)
+    table = (table.query(where) if where else table)[[column.strip() for column in columns.split(",")]]
+    shown = table.map(lambda value: f"{value:.3g}" if isinstance(value, float) else str(value)).replace("nan", "")
+    return shown.to_markdown(index=False, disable_numparse=True)
+
+
+def read(study: str, name: str) -> pd.DataFrame:
+    """A table of a reference study."""
+    return pd.read_csv(REFERENCE / study / f"{name}.csv", keep_default_na=True)
+
+
+def score(value: float) -> str:
+    """A score with three decimals and no zero before the point."""
+    return f"{value:.3f}".lstrip("0")
+
+
+def difference(row: pd.Series) -> str:
+    """A difference with its 95 % interval."""
+    numbers = [f"{row[name]:+.3f}" for name in ("difference", "low", "high")]
+    return f"{numbers[0]} [{numbers[1]}, {numbers[2]}]"
+
+
+def resolved(row: pd.Series) -> str:
+    """What Holm's correction leaves of it."""
+    return {"yes": "resolved", "no": "not resolved"}.get(row["resolved"], "undefined")
+
+
+def written(text: str) -> str:
+    """The text with every block made anew."""
+
+    def block(match: re.Match) -> str:
+        kind, study, *argument = match[2].split(maxsplit=2)
+        made = {"methods": methods, "compared": compared, "measured": measured}[kind](study, *argument)
+        return f"{match[1]}{made}\n{match[4].lstrip()}"
+
+    return BLOCK.sub(block, text)
+
+
+def main() -> int:
+    """Write, or check, README.md and every guide."""
+    stale = []
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        text = path.read_text(encoding="utf-8")
+        if (made := written(text)) == text:
+            continue
+        stale.append(path.name)
+        if "--check" not in sys.argv:
+            path.write_text(made, encoding="utf-8")
+    if stale and "--check" in sys.argv:
+        print(f"{', '.join(stale)}: not what results/reference says; `make evidence` writes it", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+"""A study's results as they are kept beside the code: tables, figures and executed notebooks, without sentences.
+
+python docs/reference.py --preset afternoon --corpus FOLDER
+"""
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+
+import nbformat
+
+from mtlib.errors import MissingRunError, MtlibError, StorageError
+from mtlib.presets import label, preset, project_root
+from mtlib.training.files import make_folder, storage
+
+SENTENCES = "T_readable"
+"""What the HTML of a table with sentences is marked with (`tables.readable`)."""
+
+INSTEAD = "(sentences of the corpus: execute the notebook to see them)"
+KEPT = ("*.csv", "*.md", "*.png")
+
+
+def write_reference(name: str, results: Path, figures: Path, folder: Path) -> list[Path]:
+    """Replace `folder` by the tables, figures and executed notebooks of the study called `name`; the files' paths.
+
+    name: `<preset>-<corpus>`. No sentence of a corpus goes along: tables that show some are cut out of the notebooks,
+    and pages that show them on hovering are left. Raises MissingRunError without executed notebooks, StorageError
+    where one names this machine's folders.
+    """
+    executed = [path for path in sorted((results / "notebooks" / name).glob("*.ipynb")) if path.name.count(".") == 1]
+    if not executed:
+        raise MissingRunError(f"{results / 'notebooks' / name}: expected executed notebooks, found none")
+    with storage("write", folder):
+        shutil.rmtree(folder, ignore_errors=True)
+        make_folder((folder / "notebooks").absolute())
+        for source in (results / "tables" / name, figures / name):
+            for pattern in KEPT:
+                for path in sorted(source.glob(pattern)):
+                    shutil.copy(path, folder)
+        for path in executed:
+            nbformat.write(without_sentences(nbformat.read(path, as_version=4)), folder / "notebooks" / path.name)
+    for path in (folder / "notebooks").iterdir():
+        if str(project_root()) in path.read_text(encoding="utf-8"):
+            raise StorageError(f"{path}: names {project_root()}, a folder of this machine")
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def without_sentences(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """The notebook with a note in the place of each output that shows sentences, and without what papermill noted."""
+    for cell in notebook.cells:
+        cell.metadata.pop("papermill", None)
+        cell.metadata.pop("execution", None)
+        for output in cell.get("outputs", []):
+            if SENTENCES in "".join(output.get("data", {}).get("text/html", "")):
+                output["data"] = {"text/plain": INSTEAD}
+    notebook.metadata.pop("papermill", None)
+    return notebook
+
+
+def main() -> int:
+    """Keep the study that the command line names in results/reference."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--preset", default="tour")
+    parser.add_argument("--corpus", default="")
+    options = parser.parse_args()
+    name = label(options.preset, options.corpus or preset(options.preset).corpus)
+    folder = Path("results/reference") / name
+    print(f"{folder}: {len(write_reference(name, Path('results'), Path('figures'), folder))} files")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except MtlibError as error:
+        sys.exit(f"reference: {error}")

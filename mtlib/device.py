@@ -1,0 +1,70 @@
+"""Where this process computes, and in which precision: the one place that decides it."""
+
+import os
+from contextlib import AbstractContextManager
+from datetime import timedelta
+from typing import Literal
+
+import torch
+from accelerate import PartialState
+
+from mtlib.errors import ConfigurationError
+
+Precision = Literal["auto", "bfloat16", "float32"]
+"""auto: bfloat16 autocast where the device multiplies in it, else float32."""
+
+
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 matrices in hardware."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        found = torch.cpu.get_capabilities()
+        return bool(found.get("avx512_bf16") or found.get("amx_bf16") or found.get("bf16"))
+    return False
+
+
+def resolved(precision: Precision, device: torch.device) -> str:
+    """ "bfloat16" or "float32".
+
+    Raises ConfigurationError when bfloat16 is asked of a GPU without it (a CPU without it computes it, slowly and
+    correctly).
+    """
+    able = computes_bfloat16(device)
+    if precision == "bfloat16" and not able and device.type != "cpu":
+        raise ConfigurationError(f"precision bfloat16: {device} does not compute in it; use auto or float32")
+    return ("bfloat16" if able else "float32") if precision == "auto" else precision
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager:
+    """Autocast to bfloat16, or a context of float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=resolved(precision, device) == "bfloat16")
+
+
+PATIENCE = "MTLIB_RANK_TIMEOUT"
+"""Environment variable: seconds that a process waits for the others before the run ends (600)."""
+
+
+def join() -> torch.device:
+    """The device of this process, joined to the others of its launch if there are any."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return PartialState().device
+    patience = timedelta(seconds=float(os.environ.get(PATIENCE, "600")))
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=patience).device
+
+
+class Device:
+    """Where a run computes, and in which precision; raises what `resolved` raises."""
+
+    def __init__(self, precision: Precision = "auto"):
+        self.device = join()
+        self.precision = resolved(precision, self.device)
+
+    @property
+    def fused(self) -> bool:
+        """Whether AdamW's fused kernel is to be used."""
+        return self.device.type in ("cpu", "cuda")
+
+    def autocast(self) -> AbstractContextManager:
+        """Autocast to bfloat16, or a context that changes nothing."""
+        return autocast(self.device, self.precision)

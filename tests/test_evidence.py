@@ -1,0 +1,32 @@
+"""The numbers of README and guides are those of results/reference, and a wrong one is noticed."""
+
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+EVIDENCE = runpy.run_path(str(ROOT / "docs" / "evidence.py"))
+
+
+def test_texts_and_tables_agree():
+    done = subprocess.run([sys.executable, ROOT / "docs" / "evidence.py", "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_changed_number_is_written_anew():
+    text = (ROOT / "README.md").read_text()
+    head, _, body, tail = EVIDENCE["BLOCK"].findall(text)[0]
+    wrong = text.replace(head + body + tail, head + re.sub(r"[0-9]", "9", body) + tail)
+    assert wrong != text and EVIDENCE["written"](wrong) == text
+
+
+@pytest.mark.parametrize("word", ["yes", "no"])
+def test_a_difference_says_whether_it_is_resolved(word):
+    row = pd.Series({"difference": 0.0394, "low": 0.0036, "high": 0.075, "resolved": word})
+    assert EVIDENCE["difference"](row) == "+0.039 [+0.004, +0.075]"
+    assert EVIDENCE["resolved"](row) == ("resolved" if word == "yes" else "not resolved")

@@ -1,0 +1,138 @@
+"""Draws, rises, halvings and the fixed mix of tasks against hand-made histories; teachers against their students."""
+
+from types import SimpleNamespace
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import mtlib
+from mtlib.errors import ConfigurationError
+from mtlib.samplers import Annealed, RoundRobin
+from mtlib.study import histories
+from mtlib.study.eval_splits import Dev, task_scores
+
+TASKS = ("sst", "qqp")
+
+
+def made_up_run(totals=None, shares=None, each=None, penalty=0.0):
+    """A run of two tasks whose history says how often each was drawn and what it lost."""
+    shares = np.full(len(totals), 0.5) if shares is None else np.asarray(shares)
+    each = np.column_stack([totals, totals]) if each is None else np.asarray(each, float)
+    history = pd.DataFrame({"epoch": np.arange(len(shares)) + 1, "learning_rate": 1e-4})
+    history["train_loss"] = shares * each[:, 0] + (1 - shares) * each[:, 1] + penalty
+    for index, task in enumerate(TASKS):
+        history[f"train_loss_{task}"] = each[:, index]
+        history[f"draws_{task}"] = 100 * (shares if index == 0 else 1 - shares)
+    return SimpleNamespace(history=history, experiment=SimpleNamespace(tasks=TASKS))
+
+
+@pytest.mark.parametrize(
+    "totals, rises, longest, halvings, most",
+    [
+        ([4, 3, 2, 1], 0, 0, 0, 1),
+        ([1, 2, 3, 4], 3, 3, 1, 1),
+        ([1, 2, 3, 2, 3, 4], 4, 2, 0, 1),
+        ([1, 2, 3, 4, 5, 6, 7], 6, 6, 2, 2),
+        ([1, 2], 1, 1, 0, 0),
+    ],
+)
+def test_rises_and_halvings(totals, rises, longest, halvings, most):
+    found = histories.rises(made_up_run(totals))
+    assert (found["rises"], found["longest"], found["halvings"], found["most"]) == (rises, longest, halvings, most)
+    assert found["rises at fixed mix"] == rises
+
+
+def test_a_total_that_rises_by_the_mix_alone_does_not_rise_at_a_fixed_mix():
+    each = np.column_stack([[2.0, 1.9, 1.8, 1.7], [0.5, 0.45, 0.4, 0.35]])
+    run = made_up_run(shares=[0.1, 0.4, 0.6, 0.9], each=each, penalty=0.01)
+    found = histories.rises(run)
+    assert found["rises"] == 3 and found["halvings"] == 1 and found["rises at fixed mix"] == 0
+    table = histories.losses(run)
+    assert table["fixed mix"].to_numpy() == pytest.approx(each.mean(axis=1) + 0.01)
+    assert table["penalty"].to_numpy() == pytest.approx(0.01)
+
+
+@pytest.fixture(scope="module")
+def taught(corpus, tmp_path_factory):
+    """A finished run with a teacher that forgets at once: beta 0."""
+    experiment = mtlib.experiment("smoke", penalties=[mtlib.Bregman(weight=0.5, decay=0.0)], precision="float32")
+    return mtlib.fit(experiment, corpus, tmp_path_factory.mktemp("taught"), progress="none")
+
+
+def test_a_teacher_with_beta_0_predicts_what_the_student_does(taught):
+    both = histories.student_and_teacher(taught)
+    for task in taught.experiment.tasks:
+        pd.testing.assert_frame_equal(
+            both["student"].predictions("dev", task), both["teacher"].predictions("dev", task)
+        )
+    scores = task_scores(both["student"], Dev())
+    assert scores["mean"] == pytest.approx(taught.last_scores["mean"])
+
+
+@pytest.mark.parametrize("late, updates", [(None, 20), (0.999, 20), (0.999, 25), (0.5, 7)])
+def test_share_of_the_start_is_the_product_of_the_updates(late, updates):
+    penalty = mtlib.Bregman(weight=1.0, decay=0.9, late_decay=late, switch_at=0.3)
+    working = penalty.start(torch.nn.Linear(1, 1), updates)
+    expected = np.prod([working.decay_at(number) for number in range(updates)])
+    run = fake(penalties=(penalty,), epochs=1, steps_per_epoch=updates)
+    assert histories.start_share(run) == pytest.approx(expected)
+
+
+def test_a_run_without_a_teacher_has_no_share_of_the_start():
+    with pytest.raises(ConfigurationError, match="Bregman"):
+        histories.start_share(fake(penalties=(mtlib.Bregman(weight=0.0, decay=0.9),), epochs=1, steps_per_epoch=1))
+
+
+def fake(history=None, **settings):
+    return SimpleNamespace(history=history, experiment=SimpleNamespace(**settings))
+
+
+def test_draws_are_counted_against_the_samplers_probabilities():
+    sizes = {"sst": 10, "qqp": 60, "sts": 30}
+    counts = pd.DataFrame({"epoch": [1, 2], "draws_sst": [1, 1], "draws_qqp": [4, 2], "draws_sts": [1, 3]})
+    shared = {"tasks": ("sst", "qqp", "sts"), "epochs": 2, "steps_per_epoch": 6, "batch_size": 4}
+    even = counts.assign(draws_sst=2, draws_qqp=2, draws_sts=2)
+    runs = {
+        "round robin": fake(even, sampler=RoundRobin(), **shared),
+        "annealed": fake(counts, sampler=Annealed(), **shared),
+    }
+    table = histories.draws(runs["annealed"], sizes)
+    assert (table.groupby("epoch")[["probability", "share"]].sum().round(12) == 1).all(axis=None)
+    expected = {name: n / sum(sizes.values()) for name, n in sizes.items()}
+    assert table[table["epoch"] == 1].set_index("task")["probability"].to_dict() == pytest.approx(expected)
+    drawn = histories.drawn(runs, sizes).set_index(["run", "task"])
+    assert drawn.loc["round robin", "expected"].tolist() == pytest.approx([4, 4, 4])
+    assert drawn.loc["annealed", "batches"].to_dict() == {"qqp": 6, "sst": 2, "sts": 4}
+    assert drawn.loc[("annealed", "sts"), "passes"] == pytest.approx(4 * 4 / 30)
+    panels = {name: histories.draws(run, sizes) for name, run in runs.items()}
+    panels["the report's data"] = histories.probabilities(Annealed(), {"sst": 8544, "qqp": 141505, "sts": 6040}, 10)
+    figure = histories.sampling_plot(panels)
+    assert [axes.get_title() for axes in figure.axes] == list(panels)
+    line = next(line for line in figure.axes[2].get_lines() if line.get_label() == "SST-5")
+    assert line.get_ydata()[[0, 4, 9]] == pytest.approx([0.0547, 0.1265, 0.2713], abs=5e-5)
+    plt.close(figure)
+
+
+def test_what_smart_logged_is_the_logs():
+    columns = {"smart/penalty": [0.3, 0.2, 0.1], "smart/radius": [1.0, 0.8, 0.9], "smart/skipped": [0.0, 0.5, 0.25]}
+    found = histories.smart_log(fake(pd.DataFrame(columns), steps_per_epoch=4))
+    assert found == {"radius": pytest.approx(0.9), "first penalty": 0.3, "last penalty": 0.1, "skipped": 3}
+    assert np.isnan(histories.smart_log(fake(pd.DataFrame({"epoch": [1]})))["radius"])
+
+
+def test_ranking_is_drawn_with_its_chance_and_its_start():
+    history = pd.DataFrame({"epoch": [1, 2], "train_loss": [1.5, 1.2], "dev_loss": [1.4, 1.3]})
+    axes = histories.ranking_plot(SimpleNamespace(history=history), chance=1.61, start=1.6).axes[0]
+    lines = {line.get_label(): line.get_xydata().tolist() for line in axes.get_lines()}
+    assert lines["dev, end of the epoch"] == [[0, 1.6], [1, 1.4], [2, 1.3]] and "chance, 1.61" in lines
+    plt.close("all")
+
+
+def test_losses_of_a_real_run_add_up(taught):
+    table, history = histories.losses(taught), taught.history
+    assert table["penalty"].to_numpy() == pytest.approx(0.5 * history["bregman/penalty"].to_numpy(), abs=1e-6)
+    for figure in (histories.loss_plot({"run": taught}), histories.teacher_plot({"run": taught})):
+        assert figure.axes[0].lines

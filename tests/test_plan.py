@@ -1,0 +1,309 @@
+"""What a plan reads from the notebooks: their experiments, each one once, as jobs in an order that works."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+from pipelines import PARAMETERS, SETUP, project, trains, write_notebook, write_preset
+
+import mtlib
+from mtlib import Smart, Study
+from mtlib.errors import ConfigurationError, DataError
+from mtlib.experiments import Experiment, Pretraining, read_experiment
+from mtlib.presets import preset_names
+from mtlib.workbook import sweeps
+from mtlib.workbook.notebooks import with_preset
+from mtlib.workbook.parameters import load_notebook, parameters_of
+from mtlib.workbook.pipeline import prepare
+from mtlib.workbook.plan import Plan, Stage, notebooks, read_runs, runs_of
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A small project, the current folder."""
+    monkeypatch.chdir(project(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def asking(folder):
+    """Write the notebook `asking`, of a parameters cell and these cells (tag, source); its runs, read."""
+
+    def read(*cells, **values):
+        return read_runs(write_notebook(folder / "asking.ipynb", ("parameters", "x: int = 1"), *cells), values)
+
+    return read
+
+
+EXPERIMENT = "from mtlib import Experiment\nruns = {f'x {x}': Experiment(epochs=x)}"
+
+
+def test_runs_are_read_with_the_values_that_are_given(asking):
+    assert asking(("runs", EXPERIMENT)) == {"x 1": Experiment(epochs=1)}
+    assert asking(("runs", EXPERIMENT), x=3) == {"x 3": Experiment(epochs=3)}
+    assert asking(("", "x = 1 / 0")) == {}, "without a cell tagged `runs` nothing is executed"
+
+
+def test_a_plan_computes_no_method_trains_nothing_and_goes_no_further_than_the_runs(asking, capsys, tmp_path):
+    sentinel = str(tmp_path / "sentinel")
+    touching = f"open({sentinel!r}, 'w').close()"
+    before = f"assert train is False; print('loud'); assert 'sentinel' not in globals(); open({sentinel!r} + '2', 'w')"
+    cells = [("method", f"sentinel = {touching}"), ("setup", before), ("runs", f"{EXPERIMENT}; print('louder')")]
+    assert list(asking(*cells, ("", touching), ("check", touching), train=True)) == ["x 1"]
+    assert capsys.readouterr() == ("", "") and not os.path.exists(sentinel) and os.path.exists(f"{sentinel}2")
+
+
+def test_magics_and_shell_lines_are_no_syntax_errors(asking):
+    assert list(asking(("", "if False:\n    %matplotlib inline\n    !touch sentinel"), ("runs", EXPERIMENT))) == ["x 1"]
+
+
+@pytest.mark.parametrize(
+    "cells, message",
+    [
+        ([("", "a = 1"), ("", "a = 1 / 0")], "code cell 3: ZeroDivisionError: division by zero"),
+        ([("method", "b = 1"), ("", "print(b)")], "code cell 3: NameError: name 'b' is not defined"),
+        ([("", "import sys; sys.exit(0)")], "code cell 2: SystemExit: 0"),
+        ([("", "a b")], "code cell 2: SyntaxError"),
+        ([("", "from mtlib import Experiment; Experiment(epochs=0).but(epoch=1)")], "code cell 2: ValidationError"),
+        ([("", "from mtlib import experiment; experiment('smok')")], "code cell 2: unknown preset 'smok'"),
+        ([("", "raise RuntimeError('x' * 100_000)")], "code cell 2: RuntimeError: x{500}$"),
+    ],
+)
+def test_a_cell_that_fails_is_named(asking, cells, message):
+    with pytest.raises(ConfigurationError, match=f"asking.ipynb, {message}"):
+        asking(*cells, ("runs", EXPERIMENT))
+
+
+def test_a_cell_s_own_error_keeps_its_kind(asking):
+    with pytest.raises(DataError, match="asking.ipynb, code cell 2: corpus '/nowhere'"):
+        asking(("", "import mtlib; mtlib.load_corpus('/nowhere')"), ("runs", EXPERIMENT))
+
+
+@pytest.mark.parametrize("source", ["runs = [1]", "runs = {'a': 1}", "pass", "runs = None"])
+def test_the_cell_has_to_make_runs(asking, source):
+    with pytest.raises(ConfigurationError, match="asking.ipynb: its cell tagged `runs` has to make `runs`"):
+        asking(("runs", source))
+
+
+def test_equal_experiments_are_one_run_and_ancestors_come_first(folder):
+    plan = Plan("mine.yaml")
+    study = Study("mine.yaml")
+    baseline, ranking = study.experiment(), study.pretraining()
+    ranked, annealed = study.experiment(start_from=ranking), study.experiment(sampler="annealed")
+    assert list(plan.experiments.values()) == [baseline, ranking, ranked, annealed]
+    shown = {name: [plan.experiments[digest] for digest in stage.digests] for name, stage in plan.stages.items()}
+    assert shown == {"01_first": [baseline, ranked], "02_second": [annealed, baseline]}
+
+
+def test_a_run_called_otherwise_is_the_same_run(folder):
+    trains(folder / "notebooks" / "03_named.ipynb", "runs = {'a': study.experiment(name='a'), 'b': study.experiment()}")
+    plan = Plan("mine.yaml")
+    assert len(plan.experiments) == 4 and len(plan.stages["03_named"].digests) == 1
+
+
+CHAIN = """ranking = study.pretraining(task="sst")
+first = study.experiment(start_from=ranking, sampler="annealed")
+runs = {"last": study.experiment(start_from=first, penalties=[Smart(weight=1.0)])}"""
+
+
+def test_short_runs_of_a_notebook_are_one_job_and_longer_ones_a_job_each(folder):
+    trains(folder / "notebooks" / "03_chain.ipynb", CHAIN)
+    plan = Plan("mine.yaml")
+    assert list(plan.jobs) == ["01_first", "02_second", "03_chain"]
+    assert [len(digests) for digests in plan.jobs.values()] == [3, 1, 2]
+    ranking = next(digest for digest, each in plan.experiments.items() if isinstance(each, Pretraining))
+    assert [list(plan.after(job)) for job in plan.jobs] == [[], [], [ranking, ranking]]
+    write_preset(folder, dial=0.05)
+    longer = Plan("mine.yaml")
+    assert all(len(digests) == 1 for digests in longer.jobs.values()) and len(longer.jobs) == len(longer.experiments)
+    by_job = {longer.experiments[digests[0]].label: job for job, digests in longer.jobs.items()}
+    last = longer.experiments[longer.jobs[by_job["from-from-mnrl-5-annealed-round-robin-smart-1"]][0]]
+    after = [longer.experiments[digest] for digest in longer.after(by_job[last.label])]
+    assert after == list(last.ancestors()) and len(after) == 2
+
+
+def test_a_job_s_ancestors_are_trained_before_it_in_every_preset():
+    for name in preset_names():
+        plan, seen = Plan(name), set()
+        for job, digests in plan.jobs.items():
+            assert set(plan.after(job)) <= seen
+            for digest in digests:
+                assert {each.digest[:16] for each in plan.experiments[digest].ancestors()} <= seen
+                seen.add(digest)
+        assert seen == set(plan.experiments)
+
+
+def test_a_notebook_that_is_added_is_planned_with_no_other_change(folder):
+    before = Plan("mine.yaml")
+    trains(folder / "notebooks" / "99_mine.ipynb", "runs = {'new': study.experiment().but(epochs=4)}")
+    after = Plan("mine.yaml")
+    assert after.stages.keys() - before.stages.keys() == {"99_mine"}
+    (new,) = after.experiments.keys() - before.experiments.keys()
+    assert after.stages["99_mine"].digests == (new,) and after.jobs["99_mine"] == [new]
+
+
+@pytest.mark.parametrize(
+    "name, cells, message",
+    [
+        ("a b", None, "a b.ipynb: expected a name of letters"),
+        ("{a}", None, "{a}.ipynb: expected a name of letters"),
+        ("Untitled", [("", "1")], "Untitled.ipynb: expected one cell tagged 'parameters', found 0"),
+        ("x", [("parameters", "corpus: str = ''")], "x.ipynb: expected the parameters corpus, preset, found no preset"),
+        ("x", [("parameters", "preset: str = 'tour'")], "x.ipynb: expected the parameters .*, found no corpus"),
+    ],
+)
+def test_a_notebook_that_cannot_be_a_stage_is_named(folder, name, cells, message):
+    cells = cells or [("parameters", PARAMETERS)]
+    write_notebook(folder / "notebooks" / f"{name}.ipynb", *cells)
+    with pytest.raises(ConfigurationError, match=message):
+        Plan("mine.yaml")
+
+
+def test_hidden_files_and_checkpoints_of_jupyter_are_no_notebooks(folder):
+    (folder / "notebooks" / ".ipynb_checkpoints").mkdir()
+    (folder / "notebooks" / ".~x.ipynb").write_text("")
+    (folder / "notebooks" / ".ipynb_checkpoints" / "x.ipynb").write_text("")
+    assert [path.stem for path in notebooks()] == ["01_first", "02_second"]
+
+
+def test_a_preset_for_a_notebook_that_is_not_there_is_refused(folder):
+    write_preset(folder, notebooks={"03_thrid": {"rates": [1.0]}})
+    with pytest.raises(ConfigurationError, match="there is no '03_thrid': 01_first, 02_second"):
+        Plan("mine.yaml")
+
+
+def test_a_run_s_name_cannot_lead_out_of_the_plan(folder):
+    trains(folder / "notebooks" / "03_named.ipynb", "runs = {'a': study.experiment(name='../../a', epochs=3)}")
+    with pytest.raises(ConfigurationError, match="run name '../../a'"):
+        Plan("mine.yaml").write(folder / "plan.json", "figures", "c")
+    assert not list(folder.glob("a-*"))
+
+
+def test_the_written_plan_holds_everything_a_job_is_told(folder):
+    write_preset(folder, notebooks={"01_first": {"rates": [1e-5, 3e-5]}})
+    plan = Plan("mine.yaml", corpus="sample")
+    path = plan.write(folder / "my plans" / "plan.json", "my figures", "0123456789", again="make resume")
+    about = json.loads(path.read_text())
+    facts = {"name": "mine-sample", "preset": "mine.yaml", "corpus": "sample", "figures": "my figures"}
+    facts |= {"content": "0123456789", "again": "make resume"}
+    assert {key: about[key] for key in facts} == facts
+    trained = []
+    for job in about["jobs"].values():
+        assert set(job["after"]) <= {f"{file.removesuffix('.json')}.done" for file in trained}
+        trained += job["experiments"]
+        assert [file.replace(".json", ".done") for file in job["experiments"]] == job["done"]
+    read = [read_experiment(json.loads((folder / file).read_text()), file) for file in trained]
+    assert read == list(plan.experiments.values())
+    first = about["stages"]["01_first"]
+    assert first["notebook"] == "notebooks/01_first.ipynb" and set(first["after"]) <= {
+        mark for job in about["jobs"].values() for mark in job["done"]
+    }
+
+
+def test_a_job_trains_only_what_is_not_marked_as_done_on_this_corpus(folder):
+    plan, path = Plan("mine.yaml"), folder / "plan.json"
+    before = json.loads(plan.write(path, "figures", "content one").read_text())
+    first, second, third = before["jobs"]["01_first"]["done"]
+    for mark in (second, *before["jobs"]["02_second"]["done"]):
+        Path(mark).write_text("{}")
+    after = json.loads(plan.write(path, "figures", "content one").read_text())
+    assert after["jobs"].keys() == {"01_first"} and after["jobs"]["01_first"]["done"] == [first, third]
+    assert after["stages"] == before["stages"]
+    other = json.loads(plan.write(path, "figures", "another content").read_text())
+    assert [len(job["done"]) for job in other["jobs"].values()] == [3, 1]
+    assert not set(other["jobs"]["01_first"]["done"]) & {first, second, third}
+
+
+def test_a_notebook_s_parameters_come_back_as_they_were_planned(folder):
+    parameters = PARAMETERS.replace("[1e-5]", "[1e-05, 2.5]") + '\nnote: str = "1"\nmore: dict[str, int] = {"a b": 1}'
+    path = trains(folder / "notebooks" / "03_more.ipynb", "runs = {}", parameters=parameters)
+    values = {"note": "it's $(x) = `y`\n", "more": {"ä": 3}, "rates": [1e-7]}
+    write_preset(folder, notebooks={"03_more": values})
+    plan = Plan("mine.yaml", corpus="123")
+    known = parameters_of(load_notebook(path), path.name)
+    told = json.loads(plan.write(folder / "plan.json", "figures", "c").read_text())["stages"]["03_more"]["parameters"]
+    split = [text.partition("=") for text in told]
+    assert {name: known[name].parse(text) for name, _, text in split} == values | {
+        "preset": "mine.yaml",
+        "corpus": "123",
+    }
+
+
+def test_the_content_of_the_corpus_is_part_of_the_plan_and_its_age_is_not(folder, corpus_folder):
+    def content():
+        plan = prepare("plan", Plan("mine.yaml", str(corpus_folder)), "results", "figures", "")
+        return json.loads(plan.read_text())["content"]
+
+    file = corpus_folder / "sts-train.csv"
+    first, age = content(), file.stat().st_mtime
+    os.utime(file, (time.time() + 9, time.time() + 9))
+    assert content() == first
+    file.write_text(file.read_text().replace("red", "blue"))
+    os.utime(file, (age, age))
+    assert content() != first
+    file.unlink()
+    with pytest.raises(DataError, match="sts-train.csv"):
+        content()
+
+
+def test_what_others_train_is_asked_of_them(folder):
+    study = Study("mine.yaml", seed=3)
+    annealed, baseline = study.experiment(sampler="annealed"), study.experiment()
+    assert runs_of(study, "02_second") == {"annealed": annealed, "baseline": baseline}
+    ranked = study.experiment(start_from=study.pretraining())
+    assert runs_of(study) == {"rate 1e-05": baseline, "ranked": ranked, "annealed": annealed, "baseline": baseline}
+    with pytest.raises(ConfigurationError, match="unknown stage '02_secnd'.*'02_second'"):
+        runs_of(study, "02_secnd")
+
+
+def test_what_others_train_is_at_the_preset_s_values(folder):
+    write_preset(folder, notebooks={"01_first": {"rates": [3e-5]}})
+    assert "rate 3e-05" in runs_of(Study("mine.yaml"), "01_first")
+
+
+def test_different_runs_of_one_name_are_told_apart(folder):
+    ranked = "study.experiment(start_from=study.pretraining())"
+    trains(folder / "notebooks" / "03_other.ipynb", f"runs = {{'annealed': study.experiment(), 'ranked': {ranked}}}")
+    found = runs_of(Study("mine.yaml"))
+    assert found["annealed"].sampler.kind == "annealed" and found["03_other: annealed"] == found["baseline"]
+    assert "03_other: ranked" not in found
+
+
+def test_notebooks_that_ask_for_each_other_s_runs_come_to_an_end(folder):
+    everything = "runs = {**runs_of(study), 'own %d': study.experiment().but(epochs=%d)}"
+    for number in (3, 4, 5):
+        trains(folder / "notebooks" / f"0{number}_all.ipynb", everything % (number, number * 10))
+    plan = Plan("mine.yaml")
+    for stage in ("03_all", "04_all", "05_all"):
+        assert set(plan.stages[stage].digests) == plan.experiments.keys() - {
+            digest for digest, each in plan.experiments.items() if isinstance(each, Pretraining)
+        }
+
+
+def test_what_is_executed_asks_for_what_was_planned(folder):
+    everything = "runs = {**runs_of(study), 'own': study.experiment().but(epochs=3)}"
+    path = trains(folder / "notebooks" / "03_all.ipynb", everything)
+    values, _ = with_preset("03_all", parameters_of(load_notebook(path), path.name), {"preset": "mine.yaml"})
+    space: dict = {}
+    exec("\n".join([PARAMETERS, SETUP, everything]), space)
+    assert space["runs"] == read_runs(path, values)
+
+
+def test_a_sweep_is_planned_by_the_same_means(folder):
+    file = folder / "grid.yaml"
+    file.write_text("preset: mine.yaml\nseeds: [0, 1]\ngrid: {sampler: [round_robin, annealed]}\n")
+    plan = Plan("mine.yaml", file="grid.yaml")
+    assert list(plan.experiments.values()) == list(sweeps.read("grid.yaml").experiments().values())
+    assert plan.name == "grid-sample" and len(plan.jobs) == 4
+    assert {name: stage.parameters for name, stage in plan.stages.items()} == {
+        "sweep": {"corpus": "sample", "file": "grid.yaml"}
+    }
+    assert isinstance(plan.stages["sweep"], Stage) and plan.stages["sweep"].notebook.is_file()
+
+
+def test_a_study_and_the_command_ask_for_the_same_experiment(folder):
+    study = Study("mine.yaml")
+    assert study.experiment(sampler="annealed") == mtlib.experiment("mine.yaml", sampler="annealed")
+    assert study.experiment(penalties=[Smart(weight=1.0)]).penalties[0].weight == 1.0
