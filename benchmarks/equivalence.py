@@ -33,7 +33,7 @@ def scores(path: str, precision: str, options: argparse.Namespace) -> list[dict[
             encoder=options.encoder,
             precision=precision,
             epochs=1,
-            steps=options.steps,
+            steps_per_epoch=options.steps,
             learning_rate=5e-5,
             seed=seed,
         )
