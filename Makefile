@@ -9,31 +9,27 @@ VENV ?= .venv
 PRESET ?= tour
 # "sample", "hub" or a folder; empty, it is the preset's own.
 CORPUS ?=
-CORES := $(shell getconf _NPROCESSORS_ONLN)
-# Cores a job uses. Results depend on it, so it does not follow from JOBS. Runs on the generated corpus are so short
-# that starting them takes longer than training: two at a time, with half of the cores each.
-SHARE := $(if $(filter sample,$(or $(value CORPUS),$(if $(filter smoke tour,$(value PRESET)),sample))),2,1)
-THREADS ?= $(shell each=$$(( $(CORES) / $(SHARE) )); echo $$(( each < 1 ? 1 : each < 4 ? each : 4 )))
-# Jobs at the same time.
-JOBS ?= $(shell echo $$(( $(CORES) / $(THREADS) > 0 ? $(CORES) / $(THREADS) : 1 )))
+# Cores a job uses, and jobs at the same time; 0 is what fits this machine. Results depend on THREADS.
+THREADS ?= 0
+JOBS ?= 0
 # Where jobs run: here (default), or on a cluster (slurm); a folder of profiles.
 PROFILE ?= default
 # tensorboard, trackio or wandb: hand every epoch to a tracker too.
-export MTLIB_TRACKER ?= $(TRACKER)
+TRACKER ?=
 WORKERS ?= 2
 KILLS ?= 1000
 SEED ?= 0
+# What a user gives reaches the shell as the value of a variable, never as code, of make's neither.
+GIVEN := PRESET CORPUS THREADS JOBS PROFILE WORKERS KILLS SEED
+$(foreach name,$(GIVEN),$(eval export MTLIB_MAKE_$(name) := $$(value $(name))))
+override export MTLIB_TRACKER := $(or $(value MTLIB_TRACKER),$(value TRACKER))
+unexport $(GIVEN) TRACKER
 
 BIN := $(abspath $(VENV))/bin
 INSTALL := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
-# What a user gives reaches the shell as the value of a variable, never as code.
-export MTLIB_MAKE_PRESET := $(value PRESET)
-export MTLIB_MAKE_CORPUS := $(value CORPUS)
-export MTLIB_MAKE_PROFILE := $(value PROFILE)
-export MTLIB_MAKE_JOBS = $(JOBS)
-export MTLIB_MAKE_THREADS = $(THREADS)
 CHOSEN := --preset="$$MTLIB_MAKE_PRESET" --corpus="$$MTLIB_MAKE_CORPUS"
-PIPELINE = $(BIN)/python -m mtlib pipeline $(CHOSEN) --jobs="$$MTLIB_MAKE_JOBS" --threads="$$MTLIB_MAKE_THREADS" --profile="$$MTLIB_MAKE_PROFILE"
+WIDTH := --jobs="$$MTLIB_MAKE_JOBS" --threads="$$MTLIB_MAKE_THREADS" --profile="$$MTLIB_MAKE_PROFILE"
+PIPELINE := $(BIN)/python -m mtlib pipeline $(CHOSEN) $(WIDTH)
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 
 .PHONY: help venv mpnet run plan resume report reference evidence slurm test test-all test-slurm mutants soak bench lint format site system clean
@@ -98,17 +94,17 @@ format: $(VENV)/.stamp  ## mend style and strip notebooks
 	@$(if $(NOTEBOOKS),$(BIN)/nbstripout $(NOTEBOOKS),true)
 
 test: lint $(VENV)/.stamp-site  ## lint and the quick tests (minutes)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n "$$MTLIB_MAKE_WORKERS"
 
 test-all: lint $(VENV)/.stamp-site  ## lint and every test, the slow ones too
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) -m ''
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n "$$MTLIB_MAKE_WORKERS" -m ''
 
 mutants: $(VENV)/.stamp-mutants  ## break the code that keeps runs safe line by line: the tests must notice (an hour)
 	@OMP_NUM_THREADS=1 $(BIN)/mutmut run --max-children 1
 	@$(BIN)/mutmut results
 
 soak: $(VENV)/.stamp  ## kill tiny runs at random, KILLS times: each must come to the same bits
-	@OMP_NUM_THREADS=1 $(BIN)/python tests/faults/soak.py --kills $(KILLS) --seed $(SEED)
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/faults/soak.py --kills "$$MTLIB_MAKE_KILLS" --seed "$$MTLIB_MAKE_SEED"
 
 bench: $(VENV)/.stamp-hub  ## mtlib beside its peers, its methods beside plain training: benchmarks/RESULTS.md
 	@$(BIN)/python benchmarks/throughput.py --corpus="$${MTLIB_MAKE_CORPUS:-sample}"

@@ -62,8 +62,8 @@ StudyCorpusOption = Annotated[
     str | None, typer.Option("--corpus", help='"sample", "hub" or a folder (default: the preset\'s)')
 ]
 FiguresOption = Annotated[Path, typer.Option("--figures", help="where figures are written, a folder a study")]
-JobsOption = Annotated[int, typer.Option(min=1, help="jobs at the same time")]
-ThreadsOption = Annotated[int, typer.Option(min=1, help="cores of a job; results depend on it")]
+JobsOption = Annotated[int, typer.Option(min=0, help="jobs at the same time; 0: as many as there is room for")]
+ThreadsOption = Annotated[int, typer.Option(min=0, help="cores of a job, on which results depend; 0: by the machine")]
 ProfileOption = Annotated[str, typer.Option(help="where jobs run: default (here), slurm, a folder of profiles")]
 MoreArgument = Annotated[list[str] | None, typer.Argument(help="options of Snakemake, behind --")]
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="id or name of a finished run, or its folder")]
@@ -112,7 +112,7 @@ def train(
     from mtlib.training.files import write_json
 
     options = {"allow_inexact": allow_inexact}
-    if (resume or experiments) and (preset or changes):
+    if sum(map(bool, (experiments, preset or changes, resume))) > 1:
         raise ConfigurationError("expected --preset and --set, or experiments, or --resume, one of the three")
     if resume:
         runs = [mtlib.resume(found_run(resume, results, finished=False), corpus, **options)]
@@ -161,8 +161,8 @@ def pipeline(
     goal: Annotated[Goal, typer.Argument(help="run, plan (what would run, and why), resume (after a crash) or report")],
     preset: PresetOption = "tour",
     corpus: StudyCorpusOption = None,
-    jobs: JobsOption = 1,
-    threads: ThreadsOption = 2,
+    jobs: JobsOption = 0,
+    threads: ThreadsOption = 0,
     profile: ProfileOption = "default",
     results: ResultsOption = Path("results"),
     figures: FiguresOption = Path("figures"),
@@ -190,8 +190,8 @@ def collect(executed: Path, folder: Path):
 def sweep(
     file: Annotated[str, typer.Argument(help="a YAML file such as presets/sweeps/radius.yaml")],
     corpus: StudyCorpusOption = None,
-    jobs: JobsOption = 1,
-    threads: ThreadsOption = 2,
+    jobs: JobsOption = 0,
+    threads: ThreadsOption = 0,
     profile: ProfileOption = "default",
     results: ResultsOption = Path("results"),
     figures: FiguresOption = Path("figures"),

@@ -1,16 +1,18 @@
 """The `mtlib` command: its files, its messages, its exit codes."""
 
+import json
 import subprocess
 import sys
 
 import pandas as pd
 import pytest
+from pipelines import ROOT, project, write_preset
 from typer.testing import CliRunner
 
 import mtlib
 from mtlib.cli import app, submission
-from mtlib.study.grids import Study
 from mtlib.training.loop import Training
+from mtlib.training.start import find
 
 COLUMNS = {
     "ids-sst": (["sentence"], "sentiment", [i % 5 for i in range(20)]),
@@ -72,10 +74,9 @@ def test_train_evaluate_and_runs_agree(corpus, trained):
     assert run.id in table
     assert f"{run.scores['mean']:.3f}" in table
     for reference in ("small", run.path):
-        scores = dict(
-            line.split()
-            for line in invoke("evaluate", reference, "--corpus", corpus, "--results", trained).splitlines()
-        )
+        output = invoke("evaluate", reference, "--corpus", corpus, "--results", trained)
+        assert output.startswith(f"{run.id} on {corpus.name}, dev\n")
+        scores = dict(line.split() for line in output.splitlines()[1:])
         assert {"sst", "qqp", "sts", "mean", "evenness"} <= scores.keys()
         assert 0 <= float(scores["mean"]) <= 1
 
@@ -113,8 +114,8 @@ def test_a_run_resumed_by_its_name_comes_to_the_same_scores(begun, corpus, tmp_p
 
 
 def test_resume_refuses_another_corpus_and_other_settings(begun, corpus, tmp_path_factory):
-    assert "expected --corpus" in invoke("train", "--resume", "short", "--results", begun, code=64)
-    assert "keeps its settings" in invoke("train", "--resume", "short", "--set", "seed=1", "--results", begun, code=64)
+    for given in (["--set", "seed=1"], ["--preset", "smoke"], ["a.json"]):
+        assert "one of the three" in invoke("train", "--resume", "short", *given, "--results", begun, code=64)
     other = tmp_path_factory.mktemp("other")
     for file in corpus.iterdir():
         (other / file.name).write_bytes(file.read_bytes())
@@ -149,20 +150,94 @@ def test_the_submission_layout_is_the_course_s():
     assert submission(frame, "X", as_float=True) == "id \t X \na , 3.0 \nb , 0.0 \n"
 
 
-def test_tables_and_figures_come_from_finished_runs_alone(corpus, tmp_path):
-    study = ["--preset", "smoke", "--corpus", corpus, "--results", tmp_path]
-    output = invoke("tables", *study)
-    assert "data_summary, data_balance, data_lengths, data_leakage, data_difficulty\n" in output
-    assert "missing: table_7: run baseline-" in output and "`make run` trains what is missing" in output
-    Study("smoke", str(corpus), tmp_path, progress="none").baseline()
-    runs = list((tmp_path / "runs").iterdir())
-    output = invoke("figures", *study, "--figures", tmp_path / "figures")
-    folder = tmp_path / "figures" / f"smoke-{corpus.name}"
-    assert f"{folder}: data_balance, data_lengths, data_difficulty, learning_curves\n" in output
-    assert "missing: figure_1b: run baseline-smart-" in output
-    assert {path.suffix for path in folder.glob("learning_curves.*")} == {".pdf", ".png"}
-    assert len(list(folder.iterdir())) == 8
-    assert list((tmp_path / "runs").iterdir()) == runs
+def test_evaluate_and_predict_take_the_run_s_own_corpus_unless_told(corpus, trained, tmp_path):
+    own = invoke("evaluate", "small", "--results", trained)
+    assert own.startswith("small-") and "warning" not in own
+    assert (
+        own.splitlines()[1:] == invoke("evaluate", "small", "--corpus", corpus, "--results", trained).splitlines()[1:]
+    )
+    other = tmp_path / "other"
+    other.mkdir()
+    for file in corpus.iterdir():
+        (other / file.name).write_text(file.read_text().replace("word1 ", "word2 "))
+    for command in (["evaluate"], ["predict", "--output", tmp_path / "predictions"]):
+        told = invoke(*command, "small", "--corpus", other, "--results", trained)
+        assert "other is not what the run was trained on (corpus" in told
+
+
+def test_unfinished_runs_are_not_evaluated_even_when_their_folder_is_given(begun, corpus, tmp_path):
+    (run,) = mtlib.RunStore(begun).all()
+    for reference in ("short", run.path):
+        for command in (["evaluate"], ["predict", "--output", tmp_path / "predictions"], ["card"]):
+            more = [] if command == ["card"] else ["--corpus", corpus]
+            output = invoke(*command, reference, *more, "--results", begun, code=66)
+            assert "expected a finished run, found status 'failed'" in output
+    assert not (tmp_path / "predictions").exists()
+
+
+def test_a_job_trains_the_experiments_of_its_files_and_marks_them(corpus, tmp_path):
+    files = [tmp_path / "a.json", tmp_path / "b.json"]
+    ranking = mtlib.pretraining("smoke", epochs=1, steps_per_epoch=2)
+    experiment = mtlib.experiment("smoke", epochs=1, steps_per_epoch=3, start_from=ranking, sampler="annealed")
+    for file, each in zip(files, (ranking, experiment), strict=True):
+        file.write_text(json.dumps(each.model_dump(mode="json")))
+    output = invoke("train", *files, "--corpus", corpus, "--results", tmp_path, "--done")
+    marks = [json.loads(file.with_suffix(".done").read_text()) for file in files]
+    runs = [mtlib.RunStore(tmp_path).get(mark["run"]) for mark in marks]
+    assert [run.experiment for run in runs] == [ranking, experiment]
+    assert [run.identity for run in runs] == [mark["identity"] for mark in marks]
+    again = invoke("train", files[1], "--corpus", corpus, "--results", tmp_path)
+    assert again.splitlines()[-1] == output.splitlines()[-1]
+    assert find(ranking, mtlib.load_corpus(corpus), tmp_path).complete, "a notebook finds it with the whole corpus"
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "{", '{"epochs": 0}', '{"epoch": 1}', "[" * 50_000, "\x00", "9" * 9000])
+def test_a_file_that_is_no_experiment_is_refused(tmp_path, content):
+    (tmp_path / "x.json").write_text(content)
+    message = invoke("train", tmp_path / "x.json", "--results", tmp_path, code=64)
+    assert "x.json: " in message and len(message) < 2000
+
+
+@pytest.fixture
+def workshop(tmp_path, monkeypatch):
+    """A small project, the current folder."""
+    monkeypatch.chdir(project(tmp_path / "workshop"))
+    return tmp_path / "workshop"
+
+
+@pytest.mark.parametrize("goal", ["run", "plan", "resume", "report"])
+@pytest.mark.parametrize(
+    "options, code, message",
+    [
+        (["--preset", "nosuch"], 64, "unknown preset 'nosuch'"),
+        (["--corpus", "/nonexistent"], 65, "corpus '/nonexistent': expected"),
+        (["--profile", "nope"], 64, "unknown profile 'nope' (known: default, slurm)"),
+        (["--profile", "../profiles/slurm"], 64, "unknown profile"),
+        (["--preset", "broken.yaml"], 64, "unknown parameter 'rate'"),
+    ],
+)
+def test_what_cannot_be_planned_is_said_once_and_no_job_begins(workshop, monkeypatch, goal, options, code, message):
+    write_preset(workshop, notebooks={"01_first": {"rate": 1}})
+    (workshop / "mine.yaml").rename("broken.yaml")
+    write_preset(workshop)
+    monkeypatch.setattr("mtlib.workbook.pipeline.subprocess", None)
+    options = options if "--preset" in options else ["--preset", "mine.yaml", *options]
+    output = invoke("pipeline", goal, *options, code=code)
+    assert output.count(message) == 1 and "nothing to be done" not in output
+    assert output.startswith("mtlib: ") and "Traceback" not in output
+
+
+def test_outside_a_project_the_pipeline_says_where_it_looks(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for command in (["pipeline", "plan"], ["sweep", ROOT / "presets" / "sweeps" / "radius.yaml"]):
+        assert "expected a Snakefile" in invoke(*command, code=64)
+
+
+def test_a_plan_that_snakemake_refuses_is_an_error_and_not_nothing_to_be_done(workshop):
+    (workshop / "Snakefile").unlink()
+    (workshop / "Snakefile").write_text("rule all:\n    input: 'nowhere'\n")
+    output = invoke("pipeline", "plan", "--preset", "mine.yaml", code=1)
+    assert "nothing to be done" not in output and "nowhere" in output
 
 
 def test_training_writes_a_model_card_and_card_writes_it_anew(trained):
@@ -181,7 +256,7 @@ def test_training_writes_a_model_card_and_card_writes_it_anew(trained):
         (
             ["train", "--preset", "smoke", "--set", "steps_per_epoch=1", "--set", "steps_per_epoch=2"],
             64,
-            "'steps' is given twice",
+            "'steps_per_epoch' is given twice",
         ),
         (["train", "--preset", "smok"], 64, "did you mean 'smoke'"),
         (["train", "--preset", "smoke", "--corpus", "/nowhere"], 65, "/nowhere"),

@@ -2,16 +2,18 @@
 
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import write_corpus
 from pipelines import ROOT, executed, pipeline, planned, project, trains, write_preset
 
 from mtlib.experiments import Experiment, Pretraining
 from mtlib.presets import Preset, preset, preset_names
 from mtlib.workbook.parameters import read_parameters
-from mtlib.workbook.pipeline import fingerprint, prepare
+from mtlib.workbook.pipeline import cores_of_a_job, fingerprint, prepare, snakemake
 from mtlib.workbook.plan import Plan
 
 LOOKING = "runs = {}"
@@ -98,7 +100,7 @@ def test_every_parameter_of_a_notebook_reaches_its_job(stage, monkeypatch, tmp_p
 
     def planned(**values) -> dict[str, tuple]:
         notebooks = smoke.notebooks | {stage: smoke.notebooks.get(stage, {}) | values}
-        (tmp_path / "smoke.yaml").write_text(json.dumps(smoke.model_dump() | {"notebooks": notebooks}))
+        (tmp_path / "smoke.yaml").write_text(yaml.safe_dump(smoke.model_dump() | {"notebooks": notebooks}))
         stages = Plan(str(tmp_path / "smoke.yaml")).stages
         return {name: (each.parameters, each.digests) for name, each in stages.items()}
 
@@ -180,3 +182,32 @@ def test_the_fingerprint_follows_the_code(tmp_path, monkeypatch):
     second = fingerprint()
     (tmp_path / "b.py").write_text("2")
     assert len({first, second, fingerprint()}) == 3
+
+
+@pytest.mark.parametrize(
+    "machine, corpus, threads", [(1, "sample", 1), (2, "sample", 1), (2, "texts", 2), (3, "hub", 3), (64, "sample", 4)]
+)
+def test_a_job_has_half_of_a_small_machine_on_the_generated_corpus(monkeypatch, machine, corpus, threads):
+    monkeypatch.setattr("os.cpu_count", lambda: machine)
+    assert cores_of_a_job(corpus) == threads
+
+
+@pytest.mark.parametrize(
+    "profile, jobs, width",
+    [
+        ("default", 0, ["--cores", "8"]),
+        ("default", 3, ["--cores", "6"]),
+        ("slurm", 0, []),
+        ("slurm", 3, ["--jobs", "3"]),
+    ],
+)
+def test_how_wide_the_pipeline_runs(monkeypatch, tmp_path, profile, jobs, width):
+    plan, commands = tmp_path / "plan.json", []
+    plan.write_text('{"corpus": "hub"}')
+    monkeypatch.setattr("os.cpu_count", lambda: 9)
+    finished = subprocess.CompletedProcess([], 0, stdout="", stderr="")
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: commands.append(command) or finished)
+    assert snakemake("plan", plan, jobs, 2, profile=profile) == 0
+    (command,) = commands
+    start = command.index(f"profiles/{profile}") + 1
+    assert command[start : command.index("--dry-run")] == width and "threads=2" in command

