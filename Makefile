@@ -106,7 +106,7 @@ mutants: $(VENV)/.stamp-mutants  ## break the code that keeps runs safe line by 
 soak: $(VENV)/.stamp  ## kill tiny runs at random, KILLS times: each must come to the same bits
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/faults/soak.py --kills "$$MTLIB_MAKE_KILLS" --seed "$$MTLIB_MAKE_SEED"
 
-bench: $(VENV)/.stamp-site $(VENV)/.stamp-hub  ## mtlib beside its peers, and its methods beside plain training: benchmarks/RESULTS.md
+bench: $(VENV)/.stamp-hub  ## mtlib beside its peers, its methods beside plain training: benchmarks/RESULTS.md
 	@$(BIN)/python benchmarks/throughput.py --corpus="$${MTLIB_MAKE_CORPUS:-sample}"
 
 site: $(VENV)/.stamp-site  ## the executed notebooks, guides and reference as a web site in docs/_build/html
