@@ -282,12 +282,12 @@ def _fault(kind: type[BaseModel], fault: Mapping[str, Any], where: str) -> str:
     key = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
         return f"{where}: unknown key {key[:120]!r}{nearest(key, kind.model_fields)}"
-    found = shortened(fault["input"])
+    actual = shortened(fault["input"])
     hint = ""
     if isinstance(fault["input"], str) and fault["type"].endswith("_type"):
         hint = " (YAML reads 1e-5 as text: write 1.0e-5)" if "e" in fault["input"].lower() else ""
     message = fault["msg"].removeprefix("Value error, ")
-    return f"{where}: {key}: {message}, found {found}{hint}" if key else f"{where}: {message}"
+    return f"{where}: {key}: {message}, found {actual}{hint}" if key else f"{where}: {message}"
 
 
 def shortened(value: Any, limit: int = 200) -> str:

@@ -134,10 +134,10 @@ def preset(name: str) -> Preset:
     if len(name) > 4096 or "\0" in name or not os.path.isfile(path):
         known = sorted(file.stem for file in presets_folder().glob("*.yaml"))
         raise ConfigurationError(f"unknown preset {name[:120]!r}{nearest(name, known)}")
-    found = checked(Preset, read_yaml(path), str(path))
-    checked(Experiment, found.fields({}), f"{path}: experiment")
-    checked(Pretraining, found.pretraining_fields({}), f"{path}: pretraining")
-    return found
+    chosen = checked(Preset, read_yaml(path), str(path))
+    checked(Experiment, chosen.fields({}), f"{path}: experiment")
+    checked(Pretraining, chosen.pretraining_fields({}), f"{path}: pretraining")
+    return chosen
 
 
 def experiment(start: str | Preset = "tour", /, **changes) -> Experiment:

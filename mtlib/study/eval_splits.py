@@ -120,10 +120,10 @@ def in_order(tasks: Iterable[str]) -> list[str]:
 
 def tasks_of(*systems: System) -> list[str]:
     """The tasks that all of the systems have, in order; raises ConfigurationError when there is none."""
-    each = [list(system.tasks if hasattr(system, "tasks") else system.experiment.tasks) for system in systems]
-    if shared := [task for task in each[0] if all(task in tasks for tasks in each)]:
+    task_lists = [list(system.tasks if hasattr(system, "tasks") else system.experiment.tasks) for system in systems]
+    if shared := [task for task in task_lists[0] if all(task in tasks for tasks in task_lists)]:
         return in_order(shared)
-    raise ConfigurationError(f"expected systems with a task in common, found those of {each}")
+    raise ConfigurationError(f"expected systems with a task in common, found those of {task_lists}")
 
 
 def ordered(frame: pd.DataFrame, task: str, *, labelled: bool = True) -> pd.DataFrame:

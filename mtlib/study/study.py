@@ -96,10 +96,10 @@ class Study:
         Raises MissingRunError, naming all of them, for runs that are not finished where `train` is False.
         """
         if not self.train:
-            found = {name: find(each, self.corpus, self.results) for name, each in experiments.items()}
-            if missing := [f"{name} ({run.id}, {run.status})" for name, run in found.items() if not run.complete]:
+            runs = {name: find(each, self.corpus, self.results) for name, each in experiments.items()}
+            if missing := [f"{name} ({run.id}, {run.status})" for name, run in runs.items() if not run.complete]:
                 raise MissingRunError(f"not finished: {', '.join(missing)}; with train=True they are trained")
-            return Runs(found)
+            return Runs(runs)
         runs = {}
         for name, experiment in experiments.items():
             runs[name] = fit(experiment, self.corpus, self.results)

@@ -66,10 +66,10 @@ class Ranks:
         """Means over the whole batch of what the shares recorded; over those that did where some did not."""
         if self.size == 1:
             return dict(values)
-        shares = [(part, found) for part, found in self.gathered((weight, dict(values))) if part]
+        shares = [(part, recorded) for part, recorded in self.gathered((weight, dict(values))) if part]
         means = {}
-        for name in dict.fromkeys(name for _, found in shares for name in found):
-            parts = [(part, found[name]) for part, found in shares if name in found]
+        for name in dict.fromkeys(name for _, recorded in shares for name in recorded):
+            parts = [(part, recorded[name]) for part, recorded in shares if name in recorded]
             means[name] = sum(part * value for part, value in parts) / sum(part for part, _ in parts)
         return means
 
@@ -104,9 +104,9 @@ class Ranks:
 
     def agree(self, what: str, value: Any) -> None:
         """Raise CheckpointError, in every process, unless `value` is the same in all."""
-        found = self.gathered(value) if self.size > 1 else []
-        if any(other != found[0] for other in found):
-            listed = "; ".join(f"process {rank} has {value}" for rank, value in enumerate(found))
+        values = self.gathered(value) if self.size > 1 else []
+        if any(other != values[0] for other in values):
+            listed = "; ".join(f"process {rank} has {value}" for rank, value in enumerate(values))
             raise CheckpointError(f"{what}: expected the same in every process, found {listed}")
 
     @contextmanager
@@ -132,10 +132,10 @@ class Ranks:
         return [json.loads(bytes(text[: int(n)].tolist())) for text, n in zip(texts, lengths, strict=True)]
 
     def _gathered(self, tensor: torch.Tensor) -> list[torch.Tensor]:
-        found = [torch.empty_like(tensor) for _ in range(self.size)]
+        tensors = [torch.empty_like(tensor) for _ in range(self.size)]
         with self._answered():
-            distributed.all_gather(found, tensor)
-        return found
+            distributed.all_gather(tensors, tensor)
+        return tensors
 
     @contextmanager
     def _answered(self) -> Iterator[None]:

@@ -63,8 +63,8 @@ def sweep(folder: str | os.PathLike) -> None:
     folder = Path(folder)
     with storage("sweep", folder):
         for path in folder.iterdir():
-            found = _TEMPORARY.fullmatch(path.name)
-            if found and (int(found[1]) == os.getpid() or not psutil.pid_exists(int(found[1]))):
+            match = _TEMPORARY.fullmatch(path.name)
+            if match and (int(match[1]) == os.getpid() or not psutil.pid_exists(int(match[1]))):
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
@@ -140,9 +140,9 @@ def storage(action: str, path: Path) -> Iterator[None]:
         name = errno.errorcode.get(error.errno or 0, "")
         raise StorageError(f"{path}: cannot {action}: {error.strerror or error} {name}".rstrip()) from error
     except Exception as error:
-        if not (found := _OS_ERROR.search(str(error))):
+        if not (match := _OS_ERROR.search(str(error))):
             raise
-        number = int(found[1])
+        number = int(match[1])
         name = errno.errorcode.get(number, "")
         raise StorageError(f"{path}: cannot {action}: {os.strerror(number)} {name}".rstrip()) from error
 

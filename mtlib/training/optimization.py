@@ -90,12 +90,12 @@ def _expected(
     return expected
 
 
-def _expect_fit(found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:
-    faults = [f"missing {name}" for name in sorted(expected.keys() - found.keys())]
-    faults += [f"unexpected {name}" for name in sorted(found.keys() - expected.keys())]
-    for name in sorted(expected.keys() & found.keys()):
-        wanted, stored = (f"{list(tensor.shape)} {tensor.dtype}" for tensor in (expected[name], found[name]))
-        faults += [f"{name} expected {wanted}, found {stored}"] if wanted != stored else []
+def _expect_fit(tensors: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:
+    faults = [f"missing {name}" for name in sorted(expected.keys() - tensors.keys())]
+    faults += [f"unexpected {name}" for name in sorted(tensors.keys() - expected.keys())]
+    for name in sorted(expected.keys() & tensors.keys()):
+        fitting, stored = (f"{list(tensor.shape)} {tensor.dtype}" for tensor in (expected[name], tensors[name]))
+        faults += [f"{name} expected {fitting}, found {stored}"] if fitting != stored else []
     if faults:
         more = f" and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
         raise CheckpointError(f"the checkpoint does not fit this model: {'; '.join(faults[:SHOWN])}{more}")

@@ -117,11 +117,11 @@ def continued(run: Run, here: dict[str, object], inexact: bool) -> dict[str, obj
 
 
 def _expect_same(run: Run, about: dict) -> None:
-    before = run.read("config.json")
-    expected, found = ({**config.get("experiment", {}), "weights": config.get("weights")} for config in (about, before))
-    keys = [key for key in {**expected, **found} if key not in NAMING and expected.get(key) != found.get(key)]
+    configs = (about, run.read("config.json"))
+    expected, stored = ({**config.get("experiment", {}), "weights": config.get("weights")} for config in configs)
+    keys = [key for key in {**expected, **stored} if key not in NAMING and expected.get(key) != stored.get(key)]
     if keys:
-        listed = "; ".join(f"{key}: expected {expected.get(key)!r}, found {found.get(key)!r}" for key in keys)
+        listed = "; ".join(f"{key}: expected {expected.get(key)!r}, found {stored.get(key)!r}" for key in keys)
         raise CheckpointError(
             f"{run.path / 'config.json'}: edited after the run began: {listed}. Undo the edit, or move the folder away"
         )

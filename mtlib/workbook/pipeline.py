@@ -94,9 +94,9 @@ def require_project(profile: str = "default") -> None:
 def planned(text: str) -> Iterator[str]:
     """A line for each job of a dry run's output: its name, and why it would run."""
     for job in re.split(r"^(?:local)?rule ", text, flags=re.MULTILINE)[1:]:
-        rule, found = job.partition(":")[0], dict(re.findall(r"^    (reason|wildcards): (.*)$", job, re.MULTILINE))
+        rule, notes = job.partition(":")[0], dict(re.findall(r"^    (reason|wildcards): (.*)$", job, re.MULTILINE))
         if rule not in ("all", "collect", "gallery"):
-            reason = re.sub(r": \S.*", "", found.get("reason", ""))
+            reason = re.sub(r": \S.*", "", notes.get("reason", ""))
             kind, _, name = rule.partition("_")
             yield f"{name:40} {'trains' if kind == 'train' else 'executes'}; {reason}"
 
@@ -164,8 +164,8 @@ def _status(file: Path, status: str) -> bool:
 def _read(file: Path) -> dict:
     """A JSON object; of a damaged file none, so that it is nobody's status."""
     with suppress(OSError, ValueError, RecursionError):
-        if isinstance(found := json.loads(file.read_bytes()), dict):
-            return found
+        if isinstance(content := json.loads(file.read_bytes()), dict):
+            return content
     return {}
 
 
