@@ -1,4 +1,4 @@
-"""Are probabilities true? Expected calibration error, reliability diagrams, temperature scaling (Guo et al., 2017)."""
+"""Calibration: expected calibration error, reliability diagrams, temperature scaling (Guo et al., 2017)."""
 
 from collections.abc import Mapping, Sequence
 

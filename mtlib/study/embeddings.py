@@ -1,4 +1,4 @@
-"""Sentence vectors: how they lie by class, before and after training, as numbers, in the plane, and as a page."""
+"""Sentence vectors by class, before and after training: measures of structure, t-SNE figures and an HTML page."""
 
 import hashlib
 import html

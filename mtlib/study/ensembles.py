@@ -92,7 +92,7 @@ def choose(
 
 
 def best(candidates: Mapping[str, System], half: ChoosingHalf = CHOOSING, task: str = "mean") -> str:
-    """The first of the candidates with the highest score on the choosing half of dev; of one alone nothing is read.
+    """The first of the candidates with the highest score on the choosing half of dev; a lone candidate is not scored.
 
     Raises ConfigurationError when every score is undefined, or `half` is anything but the choosing half.
     """

@@ -1,7 +1,7 @@
-"""What a score reads: systems, and the part of their stored predictions that is looked at.
+"""What is scored: systems, and the part of their stored predictions that a score uses.
 
 A system is anything with `predictions(split, task) -> DataFrame(id, label, prediction[, p0, p1, ...])`: a run, an
-ensemble, or `Stored` frames. What is read of it is said by a value: `ChoosingHalf()`, `ReportingHalf()`, `Dev()` or
+ensemble, or `Stored` frames. Which part is scored is given by a value: `ChoosingHalf()`, `ReportingHalf()`, `Dev()` or
 `Test()`. Everything that selects takes a `ChoosingHalf` and nothing else, so no choice can see the test split or the
 half of dev that scores the choice.
 """
@@ -87,7 +87,7 @@ class ChoosingHalf(Part):
         raise ConfigurationError("the choosing half of dev cannot be redefined")
 
     def keeps(self, ids: pd.Series) -> np.ndarray:
-        """Those whose hash says so."""
+        """Whether the hash of each id [n] puts it in the choosing half."""
         return in_choosing_half(ids)
 
 
@@ -98,7 +98,7 @@ class ReportingHalf(Part):
     title = "reporting half of dev"
 
     def keeps(self, ids: pd.Series) -> np.ndarray:
-        """Those that are not of the choosing half."""
+        """Whether each id [n] is outside the choosing half."""
         return ~in_choosing_half(ids)
 
 

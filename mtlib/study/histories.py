@@ -1,4 +1,4 @@
-"""What a run's history tells: where its steps went, its losses, what its penalties logged, student and teacher."""
+"""What a run's history shows: the tasks it drew, its losses, what its penalties logged, student and teacher."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -150,7 +150,7 @@ def smart_log(run: Run) -> dict[str, float]:
 
 
 def start_share(run: Run) -> float:
-    """What the starting weights still are of the teacher after the last step: the product of every update's decay.
+    """Share of the starting weights in the teacher after the last step: the product of every update's decay.
 
     Raises ConfigurationError for a run without a Bregman penalty.
     """

@@ -85,7 +85,7 @@ def save(figure: Figure, name: str, folder: str | Path = "figures") -> list[Path
 
 
 def title_of(task: str) -> str:
-    """What figures call a task: its title, "Mean" for the mean over tasks."""
+    """A task's name in figures: its title, "Mean" for the mean over tasks."""
     return TASKS[task].title or task if task in TASKS else task.capitalize()
 
 

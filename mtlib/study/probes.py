@@ -1,4 +1,4 @@
-"""What is measured on a model: SMART's penalty by radius, what its d is, the ranking loss, a linear probe.
+"""Measurements on a model: SMART's penalty by radius, how adversarial its d is, the ranking loss, a linear probe.
 
 Is SMART's d an adversary, or only noise? The measures put a penalty's own arithmetic to a trained model.
 """

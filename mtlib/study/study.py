@@ -1,4 +1,4 @@
-"""The study: experiments at a preset's size on one corpus, their runs, and where what is made of them is written."""
+"""The study: experiments at a preset's size on one corpus, their runs, and where tables and figures are written."""
 
 import os
 import warnings
@@ -155,7 +155,7 @@ class Runs(Mapping[str, Run]):
         return len(self._runs)
 
     def only(self, *names: str) -> "Runs":
-        """Those of them, in this order."""
+        """The named runs, in this order."""
         return Runs({name: self[name] for name in names})
 
     def scores(self, on: Part | None = None) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""The atomic store: whatever was saved is found again exactly, or refused. Safetensors and JSON, nothing unpickled.
+"""The atomic checkpoint store: what is loaded is exactly what was saved, or an error. Safetensors and JSON, no pickle.
 
 Write protocol: under the run's lock, sweep what dead processes left; temporary folder; files, each with fsync; manifest
 with size and SHA-256 of every file, last, fsync; rename; fsync of the parent; only then prune the oldest. A process

@@ -63,7 +63,7 @@ class Ranks:
         return reduced
 
     def mean(self, weight: float, values: Mapping[str, float]) -> dict[str, float]:
-        """Means over the whole batch of what the shares recorded; over those that did where some did not."""
+        """Means of the recorded values over the whole batch; of a value that only some shares recorded, over those."""
         if self.size == 1:
             return dict(values)
         shares = [(part, recorded) for part, recorded in self.gathered((weight, dict(values))) if part]
@@ -99,7 +99,7 @@ class Ranks:
         return frame[~frame.index.duplicated()].sort_index()
 
     def any(self, flag: bool) -> bool:
-        """Whether `flag` holds in any process."""
+        """Whether `flag` is true in any process."""
         return flag if self.size == 1 else any(self.gathered(flag))
 
     def agree(self, what: str, value: Any) -> None:
@@ -111,7 +111,7 @@ class Ranks:
 
     @contextmanager
     def in_turn(self) -> Iterator[None]:
-        """The first process does the block before the others do."""
+        """Run the block in the first process before the others."""
         if not self.first:
             self.wait()
         yield
@@ -119,7 +119,7 @@ class Ranks:
             self.wait()
 
     def wait(self) -> None:
-        """Until all processes have come here."""
+        """Block until every process has reached this call."""
         if self.size > 1:
             self.gathered(None)
 
@@ -147,7 +147,7 @@ class Ranks:
 
 
 class Reader(Run):
-    """A run that another process writes: what would change it does nothing."""
+    """A run that another process writes: methods that would change it do nothing."""
 
     def _nothing(self, *_, **__) -> None:
         pass

@@ -26,7 +26,7 @@ def encode_json(value: Any) -> bytes:
     """JSON text of `value`, the same bytes for the same value: ASCII, indented, keys in the order given.
 
     Floats are written so that they read back to the same bits; NaN and the infinities are written as `NaN`, `Infinity`
-    and `-Infinity`, which Python's json reads back (strict JSON has no word for them). Mappings need string keys.
+    and `-Infinity`, which Python's json reads back (strict JSON cannot express them). Mappings need string keys.
     Raises TypeError for what JSON cannot hold.
     """
     return (json.dumps(value, indent=2) + "\n").encode("ascii")
@@ -69,7 +69,7 @@ def sweep(folder: str | os.PathLike) -> None:
 
 
 def safe_name(name: str) -> str:
-    """`name`, if it can be one folder on any system and cannot lead out of its parent.
+    """`name`, if it is a valid folder name on every system and cannot lead out of its parent.
 
     That is 1 to 100 of the characters A-Z a-z 0-9 . _ - beginning with a letter or a digit, no full stop last, and no
     name of a Windows device. Raises ConfigurationError.

@@ -1,4 +1,4 @@
-"""AdamW over a run: its groups, its learning rate as a function of the step, its tensors gathered and put back."""
+"""AdamW over a run: parameter groups, the learning rate at each step, and its state saved and restored."""
 
 import hashlib
 import math
@@ -108,7 +108,7 @@ def _under(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.
 def learning_rate_factor(
     schedule: Schedule, number: int, steps: int, warmup: int = 0, losses: Sequence[float] = ()
 ) -> float:
-    """What the learning rate of optimizer step `number` (from 0) of `steps` is multiplied with.
+    """The factor on the learning rate at optimizer step `number` (from 0) of `steps`.
 
     schedule "constant": 1. "linear": falls to 0 at the end of the run. "halve": see `halving`, from `losses`, the
         total training loss of every finished epoch.

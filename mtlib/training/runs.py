@@ -1,4 +1,4 @@
-"""The run store: one folder a run, found again by what was trained."""
+"""The run store: one folder per run, identified by what was trained."""
 
 import hashlib
 import io
@@ -279,7 +279,7 @@ class RunStore:
         return run
 
     def all(self) -> list[Run]:
-        """Every run there is, by id."""
+        """All runs, sorted by id."""
         return [Run(inside(self.folder, path.parent)) for path in sorted(self.folder.glob("*/config.json"))]
 
     def table(self) -> pd.DataFrame:

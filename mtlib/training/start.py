@@ -1,4 +1,4 @@
-"""The weights a run starts from, and so which run it is; and where a run that continues has the same bits."""
+"""The weights a run starts from, which are part of its identity, and when a continued run is bit-identical."""
 
 from pathlib import Path
 
@@ -96,7 +96,7 @@ class Start:
 
 
 def find(experiment: Optimisation, corpus, results: Path | str = "results") -> Run:
-    """The run of `experiment` (or of a pretraining) on `corpus`, trained or not: its status says. Trains nothing."""
+    """The run of `experiment` (or of a pretraining) on `corpus`, finished or not (see its status). Trains nothing."""
     return Start(experiment, corpus, RunStore(results)).run()
 
 

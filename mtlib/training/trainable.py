@@ -1,4 +1,4 @@
-"""Whether a corpus can be trained on and its epochs compared: asked before the training, not after it."""
+"""Checks, before training starts, that a corpus can be trained on and its epochs compared."""
 
 from collections.abc import Iterator, Sequence
 
@@ -14,7 +14,7 @@ from mtlib.training.evaluation import in_choosing_half, limited
 def require_trainable(corpus: Corpus, tasks: Sequence[str], dev_limit: int | None = None) -> None:
     """Raise one DataError with every reason why `tasks` cannot be trained on `corpus`; a sound corpus passes.
 
-    Each task is there; each of its splits has the columns, texts, labels and ids that the reader would have taken, for
+    Each task is present; each of its splits has the columns, texts, labels and ids that the reader would accept, since
     a corpus may also be built in Python; train has an example; and the examples of dev that choose the epoch, at most
     `dev_limit` of them, give a score: one example for classes, two with different labels for regression.
     """

@@ -37,7 +37,7 @@ class Parameter:
     def check(self, value: Any, where: str) -> Any:
         """`value` as the annotated type; raises ConfigurationError naming `where`.
 
-        No number in a text, no bool for an int, no nan or infinity.
+        A number in quotes, a bool for an int, nan and infinity are refused.
         """
         try:
             return TypeAdapter(self.type, config=STRICT).validate_python(value)

@@ -1,4 +1,4 @@
-"""Snakemake started, planned and taken up again: the lock of a checkout, what a crash left behind, and fingerprints."""
+"""Running, planning and resuming Snakemake: the lock of a checkout, cleaning up after a crash, and fingerprints."""
 
 import hashlib
 import json
@@ -130,7 +130,7 @@ def require_alone(again: str, resuming: bool = False) -> None:
 
 
 def tidy(results: str | os.PathLike = "results") -> Iterator[str]:
-    """Put in order what killed processes left below `results`; yields a line for each thing done.
+    """Clean up what killed processes left below `results`; yields a line for each thing done.
 
     Jobs that outlived their scheduler get PATIENCE seconds to save. Runs and notebooks whose process is gone become
     "interrupted" (what a run left half done is its own to sweep, when it goes on); temporaries beside notebooks and
@@ -162,7 +162,7 @@ def _status(file: Path, status: str) -> bool:
 
 
 def _read(file: Path) -> dict:
-    """A JSON object; of a damaged file none, so that it is nobody's status."""
+    """The JSON object in a file; an empty one if the file is damaged, which then counts as no status at all."""
     with suppress(OSError, ValueError, RecursionError):
         if isinstance(content := json.loads(file.read_bytes()), dict):
             return content
@@ -170,7 +170,7 @@ def _read(file: Path) -> dict:
 
 
 def _mark_interrupted(file: Path) -> bool:
-    """Whether the status file said "running" of a process that is gone; it then says "interrupted"."""
+    """Mark a status file "interrupted" if it says "running" but its process is gone; whether it was marked."""
     about = _read(file)
     here, pid = about.get("host") == os.uname().nodename, about.get("pid")
     if about.get("status") != "running" or not here or not isinstance(pid, int) or psutil.pid_exists(pid):

@@ -1,4 +1,4 @@
-"""What the notebooks ask to be trained: their `runs` cells, read without training, as jobs in an order that works."""
+"""The runs that the notebooks need: their `runs` cells, read without training, as jobs in dependency order."""
 
 import contextlib
 import io
@@ -145,7 +145,7 @@ class Plan:
         self.stages[stage] = Stage(path, values, tuple(dict.fromkeys(shown)))
 
     def _planned(self, stage: str, settings: Optimisation) -> str:
-        """The digest of an experiment, which from now on is one of a job's, and so is what it starts from."""
+        """The digest of an experiment, after adding it and its ancestors to the jobs."""
         digest = settings.digest[:16]
         if digest not in self.experiments:
             if settings.start_from is not None:
