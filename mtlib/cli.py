@@ -117,12 +117,12 @@ def train(
     if resume:
         runs = [mtlib.resume(found_run(resume, results, finished=False), corpus, **options)]
     else:
-        wanted = [read_file(path) for path in experiments or []] or [changed(preset or "tour", changes, results)]
-        tasks = list(dict.fromkeys(task for each in wanted for task in each.task_names))
+        to_train = [read_file(path) for path in experiments or []] or [changed(preset or "tour", changes, results)]
+        tasks = list(dict.fromkeys(task for experiment in to_train for task in experiment.task_names))
         source = mtlib.load_corpus(corpus or mtlib.preset(preset or "tour").corpus, tasks)
         runs = []
-        for number, each in enumerate(wanted):
-            runs.append(mtlib.fit(each, source, results, **options))
+        for number, experiment in enumerate(to_train):
+            runs.append(mtlib.fit(experiment, source, results, **options))
             if done:
                 mark = {"run": runs[-1].id, "identity": runs[-1].identity}
                 write_json(experiments[number].with_suffix(".done"), mark)
@@ -203,8 +203,8 @@ def sweep(
     from mtlib.workbook.plan import Plan
 
     require_project(profile)
-    wanted = sweeps.read(file)
-    plan = Plan(wanted.preset, corpus or wanted.corpus, file)
+    grid = sweeps.read(file)
+    plan = Plan(grid.preset, corpus or grid.corpus, file)
     again = " ".join(["mtlib", "sweep", file, *(["--corpus", corpus] if corpus else []), "--resume"])
     goal = Goal.RESUME if resume else Goal.RUN
     raise typer.Exit(snakemake(goal, prepare(goal, plan, results, figures, again), jobs, threads, profile=profile))

@@ -258,10 +258,10 @@ def _download(name: str, revision: str, damaged: list[str]) -> Path:
     """Folder of the cache with all files of an encoder at a commit. Raises StorageError where they cannot be had."""
     from huggingface_hub import snapshot_download
 
-    wanted = [folders.CONFIG, folders.INDEX, "*.safetensors", *folders.TOKENIZERS]
+    patterns = [folders.CONFIG, folders.INDEX, "*.safetensors", *folders.TOKENIZERS]
     removed = f"; removed from the cache as damaged: {', '.join(damaged)}" if damaged else ""
     try:
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
         folders.encoder_files(folder)  # offline, a cache that holds a part of them is taken for all
     except Exception as error:  # the Hub's client and the HTTP library below it have no base class in common
         reason = (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,4 +1,4 @@
-"""Experiments as strict values: everything that a run depends on, its corpus apart."""
+"""Experiments as strict values: everything that a run depends on except its corpus."""
 
 import difflib
 import hashlib
@@ -38,7 +38,7 @@ class Strict(BaseModel):
 
 
 class Optimisation(Strict):
-    """What every kind of training has.
+    """Settings that every kind of training shares.
 
     name: what the run's folder is called; empty, it is `label`. It does not change what is trained.
     encoder: "minilm", "mpnet", "tiny", a folder or a Hub id; encoder_revision: the commit of a Hub id.
@@ -76,7 +76,7 @@ class Optimisation(Strict):
     @model_validator(mode="before")
     @classmethod
     def _same_encoder(cls, data: Any) -> Any:
-        """With `start_from`, an encoder that is not given is the ancestor's; another one cannot be meant."""
+        """With `start_from`, an encoder that is not given is the ancestor's; a different one is refused."""
         if not isinstance(data, dict) or data.get("start_from") is None:
             return data
         start = data["start_from"]
@@ -120,7 +120,7 @@ class Optimisation(Strict):
         return self.but(seed=seed, start_from=self.start_from and self.start_from.at(seed))
 
     def ancestors(self) -> "Iterator[Optimisation]":
-        """What it starts from, what that starts from, and so on."""
+        """The experiment it starts from, the one that starts from, and so on."""
         if self.start_from is not None:
             yield self.start_from
             yield from self.start_from.ancestors()
@@ -152,7 +152,7 @@ class Optimisation(Strict):
 
 
 class Experiment(Optimisation):
-    """Everything that one multitask training run depends on, its corpus apart.
+    """Everything that one multitask training run depends on except its corpus.
 
     tasks: names of registered tasks. sampler: which task trains at which step.
     penalties: terms added to the loss. head_dropout: dropout before the heads.
@@ -227,7 +227,7 @@ class Pretraining(Optimisation):
     """Multiple negatives ranking of one task's sentences: trains the encoder alone, before multitask fine-tuning.
 
     task: a classification task of single sentences. batch_size: pairs a step; up to the number of classes they are
-    all of different classes. scale: C, what the cosines are multiplied with.
+    all of different classes. scale: C, the factor on the cosines.
     false_negatives: "mask" takes a row's own class out of its negatives; with repeated classes it is needed.
     The other fields are those of `Optimisation`.
     """
@@ -282,16 +282,16 @@ def _fault(kind: type[BaseModel], fault: Mapping[str, Any], where: str) -> str:
     key = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
         return f"{where}: unknown key {key[:120]!r}{nearest(key, kind.model_fields)}"
-    found = shortened(fault["input"])
+    actual = shortened(fault["input"])
     hint = ""
     if isinstance(fault["input"], str) and fault["type"].endswith("_type"):
         hint = " (YAML reads 1e-5 as text: write 1.0e-5)" if "e" in fault["input"].lower() else ""
     message = fault["msg"].removeprefix("Value error, ")
-    return f"{where}: {key}: {message}, found {found}{hint}" if key else f"{where}: {message}"
+    return f"{where}: {key}: {message}, found {actual}{hint}" if key else f"{where}: {message}"
 
 
 def shortened(value: Any, limit: int = 200) -> str:
-    """`repr(value)`, cut at `limit` characters, of containers only their type and size: a message stays a message."""
+    """`repr(value)`, cut at `limit` characters; of a container only its type and size, to keep messages short."""
     if isinstance(value, dict | list | tuple | set):
         return f"{type(value).__name__} of {len(value)}"
     if isinstance(value, int) and abs(value) >= 10**limit:
@@ -307,6 +307,6 @@ def _listed(value: Any, what: str) -> list | tuple:
 
 
 def _unnamed(fields: dict) -> dict:
-    """Stored fields without names, those of the ancestors neither."""
+    """Stored fields without the names, its own and its ancestors'."""
     start = fields["start_from"]
     return {**fields, "name": "", "start_from": start and _unnamed(start)}

@@ -82,10 +82,10 @@ def weight_files(folder: Path) -> list[Path]:
 def tokenizer_files(folder: Path) -> list[Path]:
     """The files of a tokenizer. Raises CheckpointError for a folder without a vocabulary."""
     with reading(folder):
-        found = sorted({path for pattern in TOKENIZERS for path in folder.glob(pattern) if path.is_file()})
-    if not any(path.match(pattern) for path in found for pattern in VOCABULARIES):
+        files = sorted({path for pattern in TOKENIZERS for path in folder.glob(pattern) if path.is_file()})
+    if not any(path.match(pattern) for path in files for pattern in VOCABULARIES):
         raise CheckpointError(f"{folder}: expected a tokenizer ({', '.join(VOCABULARIES)}), found none")
-    return found
+    return files
 
 
 def encoder_files(folder: Path) -> list[Path]:
@@ -100,11 +100,11 @@ def encoder_files(folder: Path) -> list[Path]:
 
 def digests(paths: Iterable[Path]) -> dict[str, str]:
     """SHA-256 (hex) of files by name, in the order of their names. Raises StorageError where one cannot be read."""
-    found = {}
+    by_name = {}
     for path in sorted(paths):
         with reading(path):
-            found[path.name] = sha256(path)
-    return found
+            by_name[path.name] = sha256(path)
+    return by_name
 
 
 def fingerprint(paths: Iterable[Path]) -> str:
@@ -119,9 +119,9 @@ def expect(folder: Path, files: Mapping[str, str]) -> None:
             there = (folder / name).is_file()
         if not there:
             raise CheckpointError(f"{folder}: expected {name}, found no such file")
-        if (found := digests([folder / name])[name]) != expected:
+        if (digest := digests([folder / name])[name]) != expected:
             raise CheckpointError(
-                f"{folder / name}: changed since it was written: expected SHA-256 {expected}, found {found}"
+                f"{folder / name}: changed since it was written: expected SHA-256 {expected}, found {digest}"
             )
 
 

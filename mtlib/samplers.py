@@ -38,8 +38,8 @@ class Sampler(Kinded):
         for epoch in range(epochs):
             shares = np.asarray(self.probabilities(sizes, epoch + 1, epochs), float)
             if shares.shape != (len(sizes),) or not (shares >= 0).all() or not 0 < shares.sum() < np.inf:
-                found = f"{str(shares)[:80]} in epoch {epoch + 1}"
-                raise ConfigurationError(f"sampler {self.kind}: expected {len(sizes)} probabilities, found {found}")
+                actual = f"{str(shares)[:80]} in epoch {epoch + 1}"
+                raise ConfigurationError(f"sampler {self.kind}: expected {len(sizes)} probabilities, found {actual}")
             edges = np.cumsum(shares)
             chosen[epoch] = np.searchsorted(edges / edges[-1], uniform[epoch], side="right")
         return chosen

@@ -49,14 +49,14 @@ def changed(paths: Iterable[str | Path]) -> str | None:
     for path in map(Path, paths):
         if not path.is_file():
             continue
-        seal, found = path.with_name(path.name + SEAL), file_sha256(path)
+        seal, digest = path.with_name(path.name + SEAL), file_sha256(path)
         if not seal.is_file():
             with suppress(OSError):  # a cache that cannot be written to is read unsealed
                 written = seal.with_name(f".tmp-{os.getpid()}-{seal.name}")
-                written.write_text(found, encoding="ascii")
+                written.write_text(digest, encoding="ascii")
                 written.replace(seal)
-        elif (expected := seal.read_text(encoding="ascii", errors="replace")) != found:
-            return f"{path}: expected SHA-256 {expected[:64]}, found {found}"
+        elif (expected := seal.read_text(encoding="ascii", errors="replace")) != digest:
+            return f"{path}: expected SHA-256 {expected[:64]}, found {digest}"
     return None
 
 

@@ -240,9 +240,9 @@ def rare_classes(corpus: Corpus) -> list[Fault]:
         if task.kind != "regression":
             counts = corpus[task.name].train["label"].value_counts()
             for label in range(task.classes if task.kind == "classification" else 2):
-                if (found := int(counts.get(label, 0))) < 2:
+                if (count := int(counts.get(label, 0))) < 2:
                     place = f"{task.name} train", None, task.label_column
-                    faults.append(Fault(*place, f"2 or more examples of class {label} (or allow_rare)", str(found)))
+                    faults.append(Fault(*place, f"2 or more examples of class {label} (or allow_rare)", str(count)))
     return faults
 
 
@@ -252,21 +252,21 @@ def leaked(corpus: Corpus) -> list[Fault]:
     for task, split, frame in corpus.frames():
         shared = [] if split == "train" else shared_rows(frame, corpus[task.name].train)["id"].tolist()
         if shared:
-            found = f"{len(shared)} (ids {', '.join(shared[:5])}{', ...' if len(shared) > 5 else ''})"
-            faults.append(Fault(f"{task.name} {split}", None, None, "no example that is also in train", found))
+            actual = f"{len(shared)} (ids {', '.join(shared[:5])}{', ...' if len(shared) > 5 else ''})"
+            faults.append(Fault(f"{task.name} {split}", None, None, "no example that is also in train", actual))
     return faults
 
 
 def _resolve(tasks: Sequence[Task | str] | None) -> tuple[Task, ...]:
-    found = []
+    resolved = []
     for task in DEFAULT_TASKS if tasks is None else tasks:
         if isinstance(task, str) and task not in TASKS:
             raise ConfigurationError(f"unknown task {task!r}: expected one of {', '.join(TASKS)}")
-        found.append(TASKS[task] if isinstance(task, str) else task)
-    names = [task.name for task in found]
+        resolved.append(TASKS[task] if isinstance(task, str) else task)
+    names = [task.name for task in resolved]
     if not names or len(set(names)) < len(names):
         raise ConfigurationError(f"tasks: expected different tasks, found {', '.join(names) or 'none'}")
-    return tuple(found)
+    return tuple(resolved)
 
 
 def _read(source: str | Path, tasks: tuple[Task, ...], empty: EmptyPolicy) -> tuple[Corpus, list[Fault], list[str]]:

@@ -105,9 +105,9 @@ def _wrong(source: Source, stored) -> StorageError | DataError | None:
             return StorageError(f"{name}: expected the cached revision {source.revision}, found {file}")
     if fault := changed(files):
         return DataError(f"{name}: the cached data changed since it was fetched: {fault}")
-    found = {split: len(rows) for split, rows in stored.items()}
-    if found != dict(source.rows):
-        return StorageError(f"{name}: expected rows {dict(source.rows)}, found {found}")
+    sizes = {split: len(rows) for split, rows in stored.items()}
+    if sizes != dict(source.rows):
+        return StorageError(f"{name}: expected rows {dict(source.rows)}, found {sizes}")
     return None
 
 

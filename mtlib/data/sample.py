@@ -100,9 +100,9 @@ class _Draw:
 
     def other(self, options, *taken):
         """One of `options` that is none of `taken`."""
-        while (found := self.one(options)) in taken:
+        while (option := self.one(options)) in taken:
             pass
-        return found
+        return option
 
     def chance(self, probability: float) -> bool:
         """True with the given probability."""

@@ -34,12 +34,12 @@ class Fault:
     line: int | None
     column: str | None
     expected: str
-    found: str
+    actual: str
 
     def __str__(self) -> str:
         line = f":{self.line}" if self.line else ""
         column = f", column {self.column!r}" if self.column else ""
-        return f"{self.file}{line}{column}: expected {self.expected}, found {self.found}"
+        return f"{self.file}{line}{column}: expected {self.expected}, found {self.actual}"
 
 
 @dataclass(frozen=True)
@@ -135,8 +135,8 @@ class _Reader:
         self.rows: dict[str, list] = {name: [] for name in ["id", *self.texts]}
         self.seen: dict[str, int] = {}
 
-    def fault(self, line: int | None, column: str | None, expected: str, found: str) -> None:
-        self.faults.append(Fault(self.file, line, column, expected, found))
+    def fault(self, line: int | None, column: str | None, expected: str, actual: str) -> None:
+        self.faults.append(Fault(self.file, line, column, expected, actual))
 
     def table(self) -> Table:
         """The good rows and what there is to say about the others."""
@@ -164,8 +164,8 @@ class _Reader:
             return None
         for number, fields in self.records(lines, header):
             if len(fields) != len(header):
-                found = "a blank line" if fields == [""] else f"{len(fields)} fields"
-                self.fault(number, None, f"{len(header)} tab-separated fields as in the header", found)
+                actual = "a blank line" if fields == [""] else f"{len(fields)} fields"
+                self.fault(number, None, f"{len(header)} tab-separated fields as in the header", actual)
             else:
                 self.row(number, dict(zip(header, fields, strict=True)))
         if not self.rows["id"] and not self.faults:

@@ -92,8 +92,8 @@ class Bregman(Penalty):
             raise CheckpointError(f"teacher: missing {missing or 'nothing'}, unexpected {extra or 'nothing'}")
         for name, tensor in own.items():
             if tensor.shape != state[name].shape or tensor.dtype != state[name].dtype:
-                expected, found = (f"{list(t.shape)} {t.dtype}" for t in (tensor, state[name]))
-                raise CheckpointError(f"teacher: {name}: expected {expected}, found {found}")
+                expected, actual = (f"{list(t.shape)} {t.dtype}" for t in (tensor, state[name]))
+                raise CheckpointError(f"teacher: {name}: expected {expected}, found {actual}")
         for name, tensor in own.items():
             tensor.copy_(state[name])
 

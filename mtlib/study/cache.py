@@ -1,4 +1,4 @@
-"""What is measured on stored models: computed on the training device, and kept under what it was measured on."""
+"""Measurements on stored models: computed on the training device and cached by what they were measured on."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Are probabilities true? Expected calibration error, reliability diagrams, temperature scaling (Guo et al., 2017)."""
+"""Calibration: expected calibration error, reliability diagrams, temperature scaling (Guo et al., 2017)."""
 
 from collections.abc import Mapping, Sequence
 
@@ -31,9 +31,9 @@ def reliability(frame: pd.DataFrame, bins: int = 15) -> pd.DataFrame:
     high, count, confidence (mean), accuracy (share of right answers); the last two are NaN in an empty bin.
     """
     table, edges = probabilities(frame), np.linspace(0, 1, bins + 1)
-    each = pd.DataFrame({"confidence": table.max(axis=1), "accuracy": table.argmax(axis=1) == frame["label"]})
-    places = pd.cut(each["confidence"].clip(upper=1), edges, labels=False)
-    diagram = each.groupby(places).mean().reindex(range(bins))
+    answers = pd.DataFrame({"confidence": table.max(axis=1), "accuracy": table.argmax(axis=1) == frame["label"]})
+    places = pd.cut(answers["confidence"].clip(upper=1), edges, labels=False)
+    diagram = answers.groupby(places).mean().reindex(range(bins))
     diagram.insert(0, "count", places.value_counts().reindex(range(bins), fill_value=0))
     return pd.DataFrame({"low": edges[:-1], "high": edges[1:]}).join(diagram)
 
@@ -59,10 +59,10 @@ def scaled(frame: pd.DataFrame, temperature: float) -> pd.DataFrame:
 def fit_temperature(system: System, task: str, half: ChoosingHalf = CHOOSING) -> float:
     """The temperature in [0.05, 20] with the least log loss on the choosing half of dev."""
     frame = require_choosing(half).predictions(system, task)
-    found = minimize_scalar(
+    optimum = minimize_scalar(
         lambda log_t: log_loss(scaled(frame, float(np.exp(log_t)))), bounds=np.log([0.05, 20]), method="bounded"
     )
-    return float(np.exp(found.x))
+    return float(np.exp(optimum.x))
 
 
 def calibration_table(

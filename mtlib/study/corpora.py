@@ -1,4 +1,4 @@
-"""Figures of a corpus: how its labels are balanced, how long its texts are, how hard it is."""
+"""Figures of a corpus: label balance, text lengths and difficulty."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -47,7 +47,7 @@ def length_histograms(corpus: Corpus, tokenizer, max_tokens: int, split: str = "
 
 
 def difficulty_ladder(table: pd.DataFrame) -> Figure:
-    """Scores of a difficulty table (`mtlib.data.baselines.difficulty`) on one line a task, from nothing to perfect."""
+    """Scores of a difficulty table (`mtlib.data.baselines.difficulty`) on one line a task, from no skill to perfect."""
     use_style()
     figure, place = plt.subplots(figsize=(PAGE_WIDTH, 0.55 + 0.32 * len(table)))
     table = table.set_index("task").loc[in_order(table["task"])].reset_index()

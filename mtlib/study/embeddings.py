@@ -1,4 +1,4 @@
-"""Sentence vectors: how they lie by class, before and after training, as numbers, in the plane, and as a page."""
+"""Sentence vectors by class, before and after training: measures of structure, t-SNE figures and an HTML page."""
 
 import hashlib
 import html
@@ -131,13 +131,13 @@ def structure(
             else silhouettes(vectors, labels, metric=metric)
             for vectors in systems.values()
         ]
-        each = np.stack(columns, axis=1)  # [n, systems]
-        drawn = weights @ each / n  # [draws, systems]
+        measured = np.stack(columns, axis=1)  # [n, systems]
+        drawn = weights @ measured / n  # [draws, systems]
         for index, name in enumerate(systems):
-            value, change = each[:, index].mean(), drawn[:, index] - drawn[:, first]
+            value, change = measured[:, index].mean(), drawn[:, index] - drawn[:, first]
             low, high = percentile_interval(drawn[:, index], value)
             row = {"system": name, "measure": measure, "value": value, "value low": low, "value high": high}
-            difference = value - each[:, first].mean() if name != baseline else np.nan
+            difference = value - measured[:, first].mean() if name != baseline else np.nan
             low, high = percentile_interval(change, difference)
             p = bootstrap_p(change) if name != baseline else np.nan
             rows.append(row | {"difference": difference, "low": low, "high": high, "p": p})

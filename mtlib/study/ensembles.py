@@ -92,7 +92,7 @@ def choose(
 
 
 def best(candidates: Mapping[str, System], half: ChoosingHalf = CHOOSING, task: str = "mean") -> str:
-    """The first of the candidates with the highest score on the choosing half of dev; of one alone nothing is read.
+    """The first of the candidates with the highest score on the choosing half of dev; a lone candidate is not scored.
 
     Raises ConfigurationError when every score is undefined, or `half` is anything but the choosing half.
     """
@@ -115,13 +115,15 @@ def average(frames: Sequence[pd.DataFrame], task: str) -> pd.DataFrame:
     first = frames[0].reset_index(drop=True)
     if len(frames) == 1:
         return first
-    each = aligned(frames, task, labelled="label" in first)
+    frames = aligned(frames, task, labelled="label" in first)
     if TASKS[task].kind == "regression":
-        averaged = each[0].assign(prediction=np.mean([frame["prediction"].to_numpy(float) for frame in each], axis=0))
+        averaged = frames[0].assign(
+            prediction=np.mean([frame["prediction"].to_numpy(float) for frame in frames], axis=0)
+        )
     else:
-        table = np.mean([probabilities(frame) for frame in each], axis=0)  # [n, classes]
+        table = np.mean([probabilities(frame) for frame in frames], axis=0)  # [n, classes]
         columns = {f"p{index}": table[:, index] for index in range(table.shape[1])}
-        averaged = each[0].assign(prediction=table.argmax(axis=1), **columns)
+        averaged = frames[0].assign(prediction=table.argmax(axis=1), **columns)
     return averaged.set_index("id").loc[first["id"]].reset_index()[list(averaged.columns)]
 
 

@@ -1,7 +1,7 @@
-"""What a score reads: systems, and the part of their stored predictions that is looked at.
+"""What is scored: systems, and the part of their stored predictions that a score uses.
 
 A system is anything with `predictions(split, task) -> DataFrame(id, label, prediction[, p0, p1, ...])`: a run, an
-ensemble, or `Stored` frames. What is read of it is said by a value: `ChoosingHalf()`, `ReportingHalf()`, `Dev()` or
+ensemble, or `Stored` frames. Which part is scored is given by a value: `ChoosingHalf()`, `ReportingHalf()`, `Dev()` or
 `Test()`. Everything that selects takes a `ChoosingHalf` and nothing else, so no choice can see the test split or the
 half of dev that scores the choice.
 """
@@ -87,7 +87,7 @@ class ChoosingHalf(Part):
         raise ConfigurationError("the choosing half of dev cannot be redefined")
 
     def keeps(self, ids: pd.Series) -> np.ndarray:
-        """Those whose hash says so."""
+        """Whether the hash of each id [n] puts it in the choosing half."""
         return in_choosing_half(ids)
 
 
@@ -98,7 +98,7 @@ class ReportingHalf(Part):
     title = "reporting half of dev"
 
     def keeps(self, ids: pd.Series) -> np.ndarray:
-        """Those that are not of the choosing half."""
+        """Whether each id [n] is outside the choosing half."""
         return ~in_choosing_half(ids)
 
 
@@ -120,10 +120,10 @@ def in_order(tasks: Iterable[str]) -> list[str]:
 
 def tasks_of(*systems: System) -> list[str]:
     """The tasks that all of the systems have, in order; raises ConfigurationError when there is none."""
-    each = [list(system.tasks if hasattr(system, "tasks") else system.experiment.tasks) for system in systems]
-    if shared := [task for task in each[0] if all(task in tasks for tasks in each)]:
+    task_lists = [list(system.tasks if hasattr(system, "tasks") else system.experiment.tasks) for system in systems]
+    if shared := [task for task in task_lists[0] if all(task in tasks for tasks in task_lists)]:
         return in_order(shared)
-    raise ConfigurationError(f"expected systems with a task in common, found those of {each}")
+    raise ConfigurationError(f"expected systems with a task in common, found those of {task_lists}")
 
 
 def ordered(frame: pd.DataFrame, task: str, *, labelled: bool = True) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""What a run's history tells: where its steps went, its losses, what its penalties logged, student and teacher."""
+"""What a run's history shows: the tasks it drew, its losses, what its penalties logged, student and teacher."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -93,13 +93,13 @@ def losses(run: Run) -> pd.DataFrame:
     (NaN for an epoch that did not draw one of the tasks).
     """
     history, tasks = run.history, in_order(run.experiment.tasks)
-    each = history[[f"train_loss_{task}" for task in tasks]].set_axis(tasks, axis=1)
+    by_task = history[[f"train_loss_{task}" for task in tasks]].set_axis(tasks, axis=1)
     counts = history[[f"draws_{task}" for task in tasks]].set_axis(tasks, axis=1)
     shares, overall = counts.div(counts.sum(axis=1), axis=0), counts.sum() / counts.to_numpy().sum()
-    penalty = history["train_loss"] - (shares * each.fillna(0)).sum(axis=1)
-    fixed = (each * overall).sum(axis=1, skipna=False) + penalty
+    penalty = history["train_loss"] - (shares * by_task.fillna(0)).sum(axis=1)
+    fixed = (by_task * overall).sum(axis=1, skipna=False) + penalty
     table = pd.DataFrame({"epoch": history["epoch"], "total": history["train_loss"], "fixed mix": fixed})
-    return table.join(each).assign(penalty=penalty, learning_rate=history["learning_rate"])
+    return table.join(by_task).assign(penalty=penalty, learning_rate=history["learning_rate"])
 
 
 def rises(run: Run) -> dict[str, float]:
@@ -150,7 +150,7 @@ def smart_log(run: Run) -> dict[str, float]:
 
 
 def start_share(run: Run) -> float:
-    """What the starting weights still are of the teacher after the last step: the product of every update's decay.
+    """Share of the starting weights in the teacher after the last step: the product of every update's decay.
 
     Raises ConfigurationError for a run without a Bregman penalty.
     """

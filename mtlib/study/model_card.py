@@ -69,7 +69,7 @@ def write_card(run: Run) -> Path:
 
 
 def _know_tasks(run: Run) -> None:
-    """Register the tasks of the stored model that this process has not heard of."""
+    """Register the stored model's tasks that are not yet registered in this process."""
     path = run.path / "model" / "multitask.json"
     try:
         stored = json.loads(path.read_bytes())["tasks"]

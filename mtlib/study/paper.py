@@ -156,8 +156,8 @@ def settings(number: int, label: str) -> dict[str, Any]:
     if number in (7, 8):
         return _EVERYWHERE | _ROUND_ROBIN[label] if label in _ROUND_ROBIN else {}
     own = printed.drop(columns=METRICS).loc[[label]].to_dict("records")[0]
-    found = _EVERYWHERE | _OWN[number] | own
-    return found | {name: float(found[name]) for name in ("weight", "decay") if name in found}
+    values = _EVERYWHERE | _OWN[number] | own
+    return values | {name: float(values[name]) for name in ("weight", "decay") if name in values}
 
 
 def _printed(number: int) -> pd.DataFrame:

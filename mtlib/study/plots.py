@@ -85,7 +85,7 @@ def save(figure: Figure, name: str, folder: str | Path = "figures") -> list[Path
 
 
 def title_of(task: str) -> str:
-    """What figures call a task: its title, "Mean" for the mean over tasks."""
+    """A task's name in figures: its title, "Mean" for the mean over tasks."""
     return TASKS[task].title or task if task in TASKS else task.capitalize()
 
 
@@ -238,8 +238,8 @@ def label_ends(axes: Axes, ends: Mapping[str, tuple[float, str]], gap: float = 0
     low, high = axes.get_ylim()
     finite = {label: (value, colour) for label, (value, colour) in ends.items() if np.isfinite(value)}
     order = sorted(finite, key=lambda label: finite[label][0])
-    wanted = np.array([(finite[label][0] - low) / (high - low) for label in order])
-    for label, place in zip(order, spread(wanted, gap), strict=True):
+    places = np.array([(finite[label][0] - low) / (high - low) for label in order])
+    for label, place in zip(order, spread(places, gap), strict=True):
         axes.annotate(label, (1.02, place), xycoords="axes fraction", va="center", fontsize=7, color=finite[label][1])
 
 

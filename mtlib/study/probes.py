@@ -1,4 +1,4 @@
-"""What is measured on a model: SMART's penalty by radius, what its d is, the ranking loss, a linear probe.
+"""Measurements on a model: SMART's penalty by radius, how adversarial its d is, the ranking loss, a linear probe.
 
 Is SMART's d an adversary, or only noise? The measures put a penalty's own arithmetic to a trained model.
 """
@@ -132,14 +132,14 @@ def _measured(smart: Smart, step: Step) -> tuple[float, float]:
 @torch.no_grad()
 def _alignment(smart: Smart, step: Step) -> dict[str, float]:
     """How far d follows the gradient: cosine, and the gradient's share of a rescaled d."""
-    found = {"cosine": math.nan, "share": math.nan}
+    alignment = {"cosine": math.nan, "share": math.nan}
     if smart.direction == "adversarial":
         nu = smart.noise(step)
         g, d = inner_gradient(step, nu), smart.perturbation(step)
-        found["cosine"] = float(F.cosine_similarity(d.flatten(), g.flatten(), dim=0, eps=0.0))
+        alignment["cosine"] = float(F.cosine_similarity(d.flatten(), g.flatten(), dim=0, eps=0.0))
         if smart.mode == "rescaled":
-            found["share"] = float((smart.eta * g).norm() / (nu + smart.eta * g).norm())
-    return found
+            alignment["share"] = float((smart.eta * g).norm() / (nu + smart.eta * g).norm())
+    return alignment
 
 
 COLOURS = {"adversarial": PALETTE[1], "random": PALETTE[0]}

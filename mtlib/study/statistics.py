@@ -1,4 +1,4 @@
-"""Which differences are real: seeds, the paired bootstrap, Holm's correction, equivalence, and all of it in words."""
+"""Which differences are real: seeds, the paired bootstrap, Holm's correction, equivalence tests, verdicts in words."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any

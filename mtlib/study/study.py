@@ -1,4 +1,4 @@
-"""The study: experiments at a preset's size on one corpus, their runs, and where what is made of them is written."""
+"""The study: experiments at a preset's size on one corpus, their runs, and where tables and figures are written."""
 
 import os
 import warnings
@@ -96,10 +96,10 @@ class Study:
         Raises MissingRunError, naming all of them, for runs that are not finished where `train` is False.
         """
         if not self.train:
-            found = {name: find(each, self.corpus, self.results) for name, each in experiments.items()}
-            if missing := [f"{name} ({run.id}, {run.status})" for name, run in found.items() if not run.complete]:
+            runs = {name: find(each, self.corpus, self.results) for name, each in experiments.items()}
+            if missing := [f"{name} ({run.id}, {run.status})" for name, run in runs.items() if not run.complete]:
                 raise MissingRunError(f"not finished: {', '.join(missing)}; with train=True they are trained")
-            return Runs(found)
+            return Runs(runs)
         runs = {}
         for name, experiment in experiments.items():
             runs[name] = fit(experiment, self.corpus, self.results)
@@ -155,7 +155,7 @@ class Runs(Mapping[str, Run]):
         return len(self._runs)
 
     def only(self, *names: str) -> "Runs":
-        """Those of them, in this order."""
+        """The named runs, in this order."""
         return Runs({name: self[name] for name in names})
 
     def scores(self, on: Part | None = None) -> pd.DataFrame:

@@ -1,1 +1,1 @@
-"""How the objective is minimised, and never lost: the atomic store, runs, evaluation and the one loop."""
+"""Training: the one loop, evaluation, the run store, and checkpoints that survive a crash."""

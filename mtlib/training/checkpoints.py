@@ -1,4 +1,4 @@
-"""The atomic store: whatever was saved is found again exactly, or refused. Safetensors and JSON, nothing unpickled.
+"""The atomic checkpoint store: what is loaded is exactly what was saved, or an error. Safetensors and JSON, no pickle.
 
 Write protocol: under the run's lock, sweep what dead processes left; temporary folder; files, each with fsync; manifest
 with size and SHA-256 of every file, last, fsync; rename; fsync of the parent; only then prune the oldest. A process
@@ -139,8 +139,8 @@ class CheckpointStore:
             return []
         stored = []
         for path in self.folder.iterdir():
-            if found := _STEP.fullmatch(path.name):
-                step, revision = int(found[1]), int(found[2] or 0)
+            if match := _STEP.fullmatch(path.name):
+                step, revision = int(match[1]), int(match[2] or 0)
                 if path.name == _folder_name(step, revision):
                     stored.append(_Stored(step, revision, path))
         return stored
@@ -210,12 +210,12 @@ def _load(folder: Path, stored: _Stored) -> Checkpoint:
 def _size(path: Path) -> int:
     """Size in bytes of a regular file. Raises CheckpointError for anything else, links included."""
     try:
-        found = os.lstat(path)
+        status = os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
         raise CheckpointError(f"{path}: missing") from None
-    if not stat.S_ISREG(found.st_mode):
-        raise CheckpointError(f"{path}: expected a regular file, found {stat.filemode(found.st_mode)}")
-    return found.st_size
+    if not stat.S_ISREG(status.st_mode):
+        raise CheckpointError(f"{path}: expected a regular file, found {stat.filemode(status.st_mode)}")
+    return status.st_size
 
 
 def _read(path: Path, described: Any) -> bytes:

@@ -63,13 +63,13 @@ class Ranks:
         return reduced
 
     def mean(self, weight: float, values: Mapping[str, float]) -> dict[str, float]:
-        """Means over the whole batch of what the shares recorded; over those that did where some did not."""
+        """Means of the recorded values over the whole batch; of a value that only some shares recorded, over those."""
         if self.size == 1:
             return dict(values)
-        shares = [(part, found) for part, found in self.gathered((weight, dict(values))) if part]
+        shares = [(part, recorded) for part, recorded in self.gathered((weight, dict(values))) if part]
         means = {}
-        for name in dict.fromkeys(name for _, found in shares for name in found):
-            parts = [(part, found[name]) for part, found in shares if name in found]
+        for name in dict.fromkeys(name for _, recorded in shares for name in recorded):
+            parts = [(part, recorded[name]) for part, recorded in shares if name in recorded]
             means[name] = sum(part * value for part, value in parts) / sum(part for part, _ in parts)
         return means
 
@@ -99,19 +99,19 @@ class Ranks:
         return frame[~frame.index.duplicated()].sort_index()
 
     def any(self, flag: bool) -> bool:
-        """Whether `flag` holds in any process."""
+        """Whether `flag` is true in any process."""
         return flag if self.size == 1 else any(self.gathered(flag))
 
     def agree(self, what: str, value: Any) -> None:
         """Raise CheckpointError, in every process, unless `value` is the same in all."""
-        found = self.gathered(value) if self.size > 1 else []
-        if any(other != found[0] for other in found):
-            listed = "; ".join(f"process {rank} has {value}" for rank, value in enumerate(found))
+        values = self.gathered(value) if self.size > 1 else []
+        if any(other != values[0] for other in values):
+            listed = "; ".join(f"process {rank} has {value}" for rank, value in enumerate(values))
             raise CheckpointError(f"{what}: expected the same in every process, found {listed}")
 
     @contextmanager
     def in_turn(self) -> Iterator[None]:
-        """The first process does the block before the others do."""
+        """Run the block in the first process before the others."""
         if not self.first:
             self.wait()
         yield
@@ -119,7 +119,7 @@ class Ranks:
             self.wait()
 
     def wait(self) -> None:
-        """Until all processes have come here."""
+        """Block until every process has reached this call."""
         if self.size > 1:
             self.gathered(None)
 
@@ -132,10 +132,10 @@ class Ranks:
         return [json.loads(bytes(text[: int(n)].tolist())) for text, n in zip(texts, lengths, strict=True)]
 
     def _gathered(self, tensor: torch.Tensor) -> list[torch.Tensor]:
-        found = [torch.empty_like(tensor) for _ in range(self.size)]
+        tensors = [torch.empty_like(tensor) for _ in range(self.size)]
         with self._answered():
-            distributed.all_gather(found, tensor)
-        return found
+            distributed.all_gather(tensors, tensor)
+        return tensors
 
     @contextmanager
     def _answered(self) -> Iterator[None]:
@@ -147,7 +147,7 @@ class Ranks:
 
 
 class Reader(Run):
-    """A run that another process writes: what would change it does nothing."""
+    """A run that another process writes: methods that would change it do nothing."""
 
     def _nothing(self, *_, **__) -> None:
         pass

@@ -55,7 +55,7 @@ def scores(frames: Mapping[str, pd.DataFrame]) -> dict[str, float]:
 
 
 def choosing_mean(frames: Mapping[str, pd.DataFrame]) -> float:
-    """Mean score on the choosing half of dev alone: what the stored epoch is chosen by."""
+    """Mean score on the choosing half of dev alone, which decides which epoch is stored."""
     halves = {name: frame[in_choosing_half(frame["id"])] for name, frame in frames.items()}
     return metrics.mean_score({name: _score(name, frame) for name, frame in halves.items()})
 

@@ -26,7 +26,7 @@ def encode_json(value: Any) -> bytes:
     """JSON text of `value`, the same bytes for the same value: ASCII, indented, keys in the order given.
 
     Floats are written so that they read back to the same bits; NaN and the infinities are written as `NaN`, `Infinity`
-    and `-Infinity`, which Python's json reads back (strict JSON has no word for them). Mappings need string keys.
+    and `-Infinity`, which Python's json reads back (strict JSON cannot express them). Mappings need string keys.
     Raises TypeError for what JSON cannot hold.
     """
     return (json.dumps(value, indent=2) + "\n").encode("ascii")
@@ -63,13 +63,13 @@ def sweep(folder: str | os.PathLike) -> None:
     folder = Path(folder)
     with storage("sweep", folder):
         for path in folder.iterdir():
-            found = _TEMPORARY.fullmatch(path.name)
-            if found and (int(found[1]) == os.getpid() or not psutil.pid_exists(int(found[1]))):
+            match = _TEMPORARY.fullmatch(path.name)
+            if match and (int(match[1]) == os.getpid() or not psutil.pid_exists(int(match[1]))):
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def safe_name(name: str) -> str:
-    """`name`, if it can be one folder on any system and cannot lead out of its parent.
+    """`name`, if it is a valid folder name on every system and cannot lead out of its parent.
 
     That is 1 to 100 of the characters A-Z a-z 0-9 . _ - beginning with a letter or a digit, no full stop last, and no
     name of a Windows device. Raises ConfigurationError.
@@ -140,9 +140,9 @@ def storage(action: str, path: Path) -> Iterator[None]:
         name = errno.errorcode.get(error.errno or 0, "")
         raise StorageError(f"{path}: cannot {action}: {error.strerror or error} {name}".rstrip()) from error
     except Exception as error:
-        if not (found := _OS_ERROR.search(str(error))):
+        if not (match := _OS_ERROR.search(str(error))):
             raise
-        number = int(found[1])
+        number = int(match[1])
         name = errno.errorcode.get(number, "")
         raise StorageError(f"{path}: cannot {action}: {os.strerror(number)} {name}".rstrip()) from error
 

@@ -1,4 +1,4 @@
-"""`fit` trains an experiment or a pretraining, or loads the finished identical run; `resume` takes one up again."""
+"""`fit` trains an experiment or a pretraining, or loads the finished identical run; `resume` continues one."""
 
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -27,7 +27,7 @@ def fit(
 ) -> Run:
     """Train `experiment` on `corpus` and return its run; a finished identical run is returned as it is.
 
-    What it starts from is trained first where it is not finished. An interrupted identical run continues from its
+    The run it starts from is trained first if it is not finished. An interrupted identical run continues from its
     newest checkpoint, to the bits it would have had.
     progress: "auto", "bar", "lines" or "none". minutes: a checkpoint at least this often, beside those at
     the ends of epochs (of short epochs some are left out, so that saving stays under 2 % of the time).
@@ -79,8 +79,8 @@ def resume(run: Run, source: str | Path | None = None, **options) -> Run:
 def corpus_of(run: Run, source: str | Path | None = None) -> Corpus:
     """The corpus that the run was trained on: generated, downloaded or read from its folder again; or that at `source`.
 
-    Raises ConfigurationError where it was built in Python and no source is given. Whether its content is the same is
-    the caller's to ask: compare `corpus.fingerprint` with `run.corpus["fingerprint"]`.
+    Raises ConfigurationError where it was built in Python and no source is given. The caller has to check
+    that its content is the same: compare `corpus.fingerprint` with `run.corpus["fingerprint"]`.
     """
     about = run.corpus
     own = about.get("source") if about.get("kind", "own") == "own" else about["kind"]
@@ -90,7 +90,7 @@ def corpus_of(run: Run, source: str | Path | None = None) -> Corpus:
 
 
 def _guarded(training: Training) -> None:
-    """Train and finish; whatever ends it otherwise is written into the run's status."""
+    """Train and finish; if an exception ends training, the run's status records it."""
     run = training.run
     try:
         training.prepare()

@@ -1,4 +1,4 @@
-"""AdamW over a run: its groups, its learning rate as a function of the step, its tensors gathered and put back."""
+"""AdamW over a run: parameter groups, the learning rate at each step, and its state saved and restored."""
 
 import hashlib
 import math
@@ -90,12 +90,12 @@ def _expected(
     return expected
 
 
-def _expect_fit(found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:
-    faults = [f"missing {name}" for name in sorted(expected.keys() - found.keys())]
-    faults += [f"unexpected {name}" for name in sorted(found.keys() - expected.keys())]
-    for name in sorted(expected.keys() & found.keys()):
-        wanted, stored = (f"{list(tensor.shape)} {tensor.dtype}" for tensor in (expected[name], found[name]))
-        faults += [f"{name} expected {wanted}, found {stored}"] if wanted != stored else []
+def _expect_fit(tensors: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:
+    faults = [f"missing {name}" for name in sorted(expected.keys() - tensors.keys())]
+    faults += [f"unexpected {name}" for name in sorted(tensors.keys() - expected.keys())]
+    for name in sorted(expected.keys() & tensors.keys()):
+        fitting, stored = (f"{list(tensor.shape)} {tensor.dtype}" for tensor in (expected[name], tensors[name]))
+        faults += [f"{name} expected {fitting}, found {stored}"] if fitting != stored else []
     if faults:
         more = f" and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
         raise CheckpointError(f"the checkpoint does not fit this model: {'; '.join(faults[:SHOWN])}{more}")
@@ -108,7 +108,7 @@ def _under(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.
 def learning_rate_factor(
     schedule: Schedule, number: int, steps: int, warmup: int = 0, losses: Sequence[float] = ()
 ) -> float:
-    """What the learning rate of optimizer step `number` (from 0) of `steps` is multiplied with.
+    """The factor on the learning rate at optimizer step `number` (from 0) of `steps`.
 
     schedule "constant": 1. "linear": falls to 0 at the end of the run. "halve": see `halving`, from `losses`, the
         total training loss of every finished epoch.

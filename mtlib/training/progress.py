@@ -1,8 +1,8 @@
 """What a run shows while it trains: a bar and a growing curve in Jupyter, a bar in a terminal, plain lines in logs.
 
-Beside that, on request, every epoch's row of the history goes to TensorBoard, Trackio or Weights & Biases. Trackers
-only watch: what a run was and scored is in its own folder, and no tracker is part of a run's identity. They are asked
-for by the environment variable MTLIB_TRACKER and need the extra `trackers`.
+On request, every epoch's row of the history also goes to TensorBoard, Trackio or Weights & Biases. Trackers only
+watch: the record of a run is in its own folder, and no tracker is part of a run's identity. They are requested with
+the environment variable MTLIB_TRACKER and need the extra `trackers`.
 """
 
 import math
@@ -21,7 +21,7 @@ PLAIN = "MTLIB_PROGRESS"
 
 
 def kind(progress: str) -> str:
-    """ "bar", "lines" or "none": "auto" is a bar where somebody watches, else lines."""
+    """ "bar", "lines" or "none"; "auto": MTLIB_PROGRESS or, if unset, a bar in a terminal or notebook, else lines."""
     if progress != "auto":
         return progress
     if chosen := os.environ.get(PLAIN):

@@ -1,4 +1,4 @@
-"""The run store: one folder a run, found again by what was trained."""
+"""The run store: one folder per run, identified by what was trained."""
 
 import hashlib
 import io
@@ -57,12 +57,12 @@ class Run:
     def read(self, name: str) -> dict:
         """A JSON file of the run; raises CheckpointError when it is missing or damaged."""
         try:
-            found = json.loads(self._bytes(name))
+            content = json.loads(self._bytes(name))
         except (OSError, ValueError, RecursionError) as error:
             raise CheckpointError(f"{self.path / name}: expected the JSON of a run ({error})") from error
-        if not isinstance(found, dict):
-            raise CheckpointError(f"{self.path / name}: expected a JSON object, found {type(found).__name__}")
-        return found
+        if not isinstance(content, dict):
+            raise CheckpointError(f"{self.path / name}: expected a JSON object, found {type(content).__name__}")
+        return content
 
     def read_frame(self, name: str, **options) -> pd.DataFrame:
         """A table of the run; raises CheckpointError when it is missing, cut off or otherwise damaged."""
@@ -78,18 +78,18 @@ class Run:
             raise CheckpointError(f"{self.path / name}: expected a table of a run ({error})") from error
 
     def _entry(self, name: str, key: str):
-        found = self.read(name)
-        if key not in found:
-            raise CheckpointError(f"{self.path / name}: expected the key {key!r}, found {sorted(found)[:20]}")
-        return found[key]
+        content = self.read(name)
+        if key not in content:
+            raise CheckpointError(f"{self.path / name}: expected the key {key!r}, found {sorted(content)[:20]}")
+        return content[key]
 
     def _bytes(self, name: str) -> bytes:
         """Content of a file; of a finished run's, checked against the SHA-256 in status.json."""
         data = (self.path / name).read_bytes()
         sealed = {} if name == STATUS or not (self.path / STATUS).is_file() else self.read(STATUS).get("files", {})
-        if name in sealed and (found := hashlib.sha256(data).hexdigest()) != sealed[name]:
+        if name in sealed and (digest := hashlib.sha256(data).hexdigest()) != sealed[name]:
             raise CheckpointError(
-                f"{self.path / name}: changed since the run finished: expected SHA-256 {sealed[name]}, found {found}"
+                f"{self.path / name}: changed since the run finished: expected SHA-256 {sealed[name]}, found {digest}"
             )
         return data
 
@@ -123,8 +123,8 @@ class Run:
         Raises CheckpointError for a run of another format, ConfigurationError for one whose task, penalty or sampler is
         not known here: import the module that defines it first.
         """
-        if (found := self.read("config.json").get("format", 1)) != FORMAT:
-            raise CheckpointError(f"{self.path / 'config.json'}: expected format {FORMAT}, found {found!r}")
+        if (version := self.read("config.json").get("format", 1)) != FORMAT:
+            raise CheckpointError(f"{self.path / 'config.json'}: expected format {FORMAT}, found {version!r}")
         return read_experiment(self._entry("config.json", "experiment"), str(self.path / "config.json"))
 
     @property
@@ -265,11 +265,11 @@ class RunStore:
         Raises ConfigurationError when there is none or more than one.
         """
         safe_name(reference)
-        found = [run for run in self.all() if _named(run, reference)]
-        if len(found) != 1:
+        matches = [run for run in self.all() if _named(run, reference)]
+        if len(matches) != 1:
             known = ", ".join(run.id for run in self.all()) or "none"
-            raise ConfigurationError(f"run {reference!r}: {len(found)} runs are so called; there are: {known}")
-        return found[0]
+            raise ConfigurationError(f"run {reference!r}: {len(matches)} runs are so called; there are: {known}")
+        return matches[0]
 
     def get(self, reference: str) -> Run:
         """The finished run that `find` finds; raises CheckpointError when it is not finished."""
@@ -279,7 +279,7 @@ class RunStore:
         return run
 
     def all(self) -> list[Run]:
-        """Every run there is, by id."""
+        """All runs, sorted by id."""
         return [Run(inside(self.folder, path.parent)) for path in sorted(self.folder.glob("*/config.json"))]
 
     def table(self) -> pd.DataFrame:

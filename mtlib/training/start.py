@@ -1,4 +1,4 @@
-"""The weights a run starts from, and so which run it is; and where a run that continues has the same bits."""
+"""The weights a run starts from, which are part of its identity, and when a continued run is bit-identical."""
 
 from pathlib import Path
 
@@ -99,7 +99,7 @@ class Start:
 
 
 def find(experiment: Optimisation, corpus, results: Path | str = "results") -> Run:
-    """The run of `experiment` (or of a pretraining) on `corpus`, trained or not: its status says. Trains nothing."""
+    """The run of `experiment` (or of a pretraining) on `corpus`, finished or not (see its status). Trains nothing."""
     return Start(experiment, corpus, RunStore(results)).run()
 
 
@@ -132,11 +132,11 @@ def elsewhere(run: Run, precision: Precision) -> str:
 
 
 def _expect_same(run: Run, about: dict) -> None:
-    before = run.read("config.json")
-    expected, found = ({**config.get("experiment", {}), "weights": config.get("weights")} for config in (about, before))
-    keys = [key for key in {**expected, **found} if key not in NAMING and expected.get(key) != found.get(key)]
+    configs = (about, run.read("config.json"))
+    expected, stored = ({**config.get("experiment", {}), "weights": config.get("weights")} for config in configs)
+    keys = [key for key in {**expected, **stored} if key not in NAMING and expected.get(key) != stored.get(key)]
     if keys:
-        listed = "; ".join(f"{key}: expected {expected.get(key)!r}, found {found.get(key)!r}" for key in keys)
+        listed = "; ".join(f"{key}: expected {expected.get(key)!r}, found {stored.get(key)!r}" for key in keys)
         raise CheckpointError(
             f"{run.path / 'config.json'}: edited after the run began: {listed}. Undo the edit, or move the folder away"
         )

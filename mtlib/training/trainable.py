@@ -1,4 +1,4 @@
-"""Whether a corpus can be trained on and its epochs compared: asked before the training, not after it."""
+"""Checks, before training starts, that a corpus can be trained on and its epochs compared."""
 
 from collections.abc import Iterator, Sequence
 
@@ -14,7 +14,7 @@ from mtlib.training.evaluation import in_choosing_half, limited
 def require_trainable(corpus: Corpus, tasks: Sequence[str], dev_limit: int | None = None) -> None:
     """Raise one DataError with every reason why `tasks` cannot be trained on `corpus`; a sound corpus passes.
 
-    Each task is there; each of its splits has the columns, texts, labels and ids that the reader would have taken, for
+    Each task is present; each of its splits has the columns, texts, labels and ids that the reader would accept, since
     a corpus may also be built in Python; train has an example; and the examples of dev that choose the epoch, at most
     `dev_limit` of them, give a score: one example for classes, two with different labels for regression.
     """
@@ -25,8 +25,8 @@ def require_trainable(corpus: Corpus, tasks: Sequence[str], dev_limit: int | Non
     ]
     for task in corpus.tasks:
         if task.name in tasks:
-            found = list(_faults(corpus, task))
-            faults += found or list(_choosing(task, limited(corpus[task.name].dev, dev_limit, task.name)))
+            damage = list(_faults(corpus, task))
+            faults += damage or list(_choosing(task, limited(corpus[task.name].dev, dev_limit, task.name)))
     raise_faults(faults)
 
 
@@ -71,11 +71,11 @@ def _labels(place: str, task: Task, labels: pd.Series) -> Iterator[Fault]:
 def _choosing(task: Task, dev: pd.DataFrame) -> Iterator[Fault]:
     labels = dev["label"][in_choosing_half(dev["id"].tolist())]
     needed = 2 if task.kind == "regression" else 1
-    found = f"{len(labels)} of the {len(dev)} that are scored after an epoch"
+    scored = f"{len(labels)} of the {len(dev)} that are scored after an epoch"
     if len(dev) < 2 or len(labels) < needed:
         yield Fault(
-            f"{task.name} dev", None, None, f"{needed} or more examples in the half that chooses the epoch", found
+            f"{task.name} dev", None, None, f"{needed} or more examples in the half that chooses the epoch", scored
         )
     elif task.kind == "regression" and labels.nunique() < 2:
         expected = "different labels in the half that chooses the epoch (a correlation needs them)"
-        yield Fault(f"{task.name} dev", None, "label", expected, f"{labels.iloc[0]!r} in {found}")
+        yield Fault(f"{task.name} dev", None, "label", expected, f"{labels.iloc[0]!r} in {scored}")

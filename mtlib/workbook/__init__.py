@@ -1,1 +1,1 @@
-"""The workbook: notebooks executed with parameters, what they ask to be trained, and the pipeline that does both."""
+"""The workbook: notebooks executed with parameters, the runs they need, and the pipeline that runs it all."""

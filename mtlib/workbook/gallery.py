@@ -50,8 +50,8 @@ def provenance(executed: str | Path, markers: Iterable[str | Path], results: str
     What is not there yet is left out.
     """
     about = stage_status(Path(executed)).get("environment", {})
-    found = [json.loads(Path(marker).read_text())["run"] for marker in markers if Path(marker).is_file()]
-    runs = [run for name in found if ((run := Path(results) / "runs" / name) / "environment.json").is_file()]
+    names = [json.loads(Path(marker).read_text())["run"] for marker in markers if Path(marker).is_file()]
+    runs = [run for name in names if ((run := Path(results) / "runs" / name) / "environment.json").is_file()]
     corpora = [json.loads((run / "config.json").read_text())["corpus"] for run in runs]
     lines = [f"- {key}: {value}" for key, value in about.items()]
     for title, digest in sorted({(each["title"], each["fingerprint"]) for each in corpora}):

@@ -1,6 +1,6 @@
 """The notebook runner: papermill with the rules that make an executed notebook trustworthy.
 
-A stage is complete when its last cell has been reached, not when nothing complained: the runner appends a
+A stage is complete when its last cell has been reached, not merely when no error was seen: the runner appends a
 sentinel cell with a random word and looks for its output. Parameters are checked against the typed `parameters` cell
 before a kernel starts. The kernel is this interpreter, and dies with the process that started it.
 """
@@ -97,7 +97,7 @@ def stage_status(executed: Path) -> dict[str, Any]:
     """What became of the stage whose executed notebook is (or would be) at `executed`.
 
     `status` is "missing", "running", "complete", "failed" (with `cell` and `message`) or "interrupted": stopped by
-    a signal, or its process is gone without a last word.
+    a signal, or its process died without writing a status.
     """
     file = executed.with_suffix(".status.json")
     if not file.is_file():
@@ -201,7 +201,7 @@ def _explain(error: BaseException, timeout: float | None) -> str:
 
 
 class _Progress:
-    """Where the kernel's prints go: to stdout, each line behind the stage's name; counts the cells as they start."""
+    """Sends what the kernel prints to stdout, prefixed with the stage's name, and counts the cells as they start."""
 
     def __init__(self, stem: str, cells: int):
         self.stem, self.cells, self.cell, self.line = stem, cells, 0, ""
@@ -225,7 +225,7 @@ class _Progress:
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """SIGTERM ends this block like an exception does, so that kernel and status are looked after."""
+    """SIGTERM ends this block like an exception, so that the kernel is shut down and the status written."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

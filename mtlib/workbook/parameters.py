@@ -37,14 +37,14 @@ class Parameter:
     def check(self, value: Any, where: str) -> Any:
         """`value` as the annotated type; raises ConfigurationError naming `where`.
 
-        No number in a text, no bool for an int, no nan or infinity.
+        A number in quotes, a bool for an int, nan and infinity are refused.
         """
         try:
             return TypeAdapter(self.type, config=STRICT).validate_python(value)
         except ValidationError:
-            found = f"{type(value).__name__} {shortened(value)}"
+            actual = f"{type(value).__name__} {shortened(value)}"
             raise ConfigurationError(
-                f"{where}: parameter {self.name!r}: expected {self.annotation}, found {found}"
+                f"{where}: parameter {self.name!r}: expected {self.annotation}, found {actual}"
             ) from None
 
     def parse(self, text: str) -> Any:
@@ -113,16 +113,16 @@ def parameters_of(notebook, name: str) -> dict[str, Parameter]:
         raise ConfigurationError(f"{name}: parameters cell: {error}") from None
     parameters = {}
     for line in lines:
-        where, found = f"{name}: parameters cell, line {line.lineno}", ast.unparse(line)[:200]
+        where, text = f"{name}: parameters cell, line {line.lineno}", ast.unparse(line)[:200]
         if not (isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and line.value):
-            raise ConfigurationError(f"{where}: expected `name: type = default`, found `{found}`")
+            raise ConfigurationError(f"{where}: expected `name: type = default`, found `{text}`")
         try:
             default = ast.literal_eval(line.value)
             parameter = Parameter(line.target.id, ast.unparse(line.annotation), _type(line.annotation), default)
         except (TypeError, ValueError):
             raise ConfigurationError(
                 f"{where}: expected a type made of {', '.join(SCALARS)}, list and dict, and a literal of it, "
-                f"found `{found}`"
+                f"found `{text}`"
             ) from None
         parameter.check(parameter.default, where)
         parameters[parameter.name] = parameter

@@ -1,4 +1,4 @@
-"""Snakemake started, planned and taken up again: the lock of a checkout, what a crash left behind, and fingerprints."""
+"""Running, planning and resuming Snakemake: the lock of a checkout, cleaning up after a crash, and fingerprints."""
 
 import hashlib
 import json
@@ -107,9 +107,9 @@ def require_project(profile: str = "default") -> None:
 def planned(text: str) -> Iterator[str]:
     """A line for each job of a dry run's output: its name, and why it would run."""
     for job in re.split(r"^(?:local)?rule ", text, flags=re.MULTILINE)[1:]:
-        rule, found = job.partition(":")[0], dict(re.findall(r"^    (reason|wildcards): (.*)$", job, re.MULTILINE))
+        rule, notes = job.partition(":")[0], dict(re.findall(r"^    (reason|wildcards): (.*)$", job, re.MULTILINE))
         if rule not in ("all", "collect", "gallery"):
-            reason = re.sub(r": \S.*", "", found.get("reason", ""))
+            reason = re.sub(r": \S.*", "", notes.get("reason", ""))
             kind, _, name = rule.partition("_")
             yield f"{name:40} {'trains' if kind == 'train' else 'executes'}; {reason}"
 
@@ -146,7 +146,7 @@ def require_alone(again: str, resuming: bool = False) -> None:
 
 
 def tidy(results: str | os.PathLike = "results") -> Iterator[str]:
-    """Put in order what killed processes left below `results`; yields a line for each thing done.
+    """Clean up what killed processes left below `results`; yields a line for each thing done.
 
     Jobs that outlived their scheduler get PATIENCE seconds to save. Runs and notebooks whose process is gone become
     "interrupted" (what a run left half done is its own to sweep, when it goes on); temporaries beside notebooks and
@@ -177,15 +177,15 @@ def _status(file: Path, status: str) -> bool:
 
 
 def _read(file: Path) -> dict:
-    """A JSON object; of a damaged file none, so that it is nobody's status."""
+    """The JSON object in a file; an empty one if the file is damaged, which then counts as no status at all."""
     with suppress(OSError, ValueError, RecursionError):
-        if isinstance(found := json.loads(file.read_bytes()), dict):
-            return found
+        if isinstance(content := json.loads(file.read_bytes()), dict):
+            return content
     return {}
 
 
 def _mark_interrupted(file: Path) -> bool:
-    """Whether the status file said "running" of a process that is gone; it then says "interrupted"."""
+    """Mark a status file "interrupted" if it says "running" but its process is gone; whether it was marked."""
     about = _read(file)
     here, pid = about.get("host") == os.uname().nodename, about.get("pid")
     if about.get("status") != "running" or not here or not isinstance(pid, int) or psutil.pid_exists(pid):

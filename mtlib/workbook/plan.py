@@ -1,4 +1,4 @@
-"""What the notebooks ask to be trained: their `runs` cells, read without training, as jobs in an order that works."""
+"""The runs that the notebooks need: their `runs` cells, read without training, as jobs in dependency order."""
 
 import contextlib
 import io
@@ -77,17 +77,17 @@ def runs_of(study, *stages: str) -> dict[str, Optimisation]:
     different ones that are called alike, the later gets its notebook's name before its own.
     """
     paths = [find_stage(stage) for stage in stages] or notebooks()
-    found: dict[str, Optimisation] = {}
+    runs: dict[str, Optimisation] = {}
     for path in paths:
         if path.resolve() in _being_read.get():
             continue
         given = {"preset": study.preset_name, "corpus": study.source, "seed": study.seed}
         known = parameters_of(load_notebook(path), path.name)
         values, _ = with_preset(path.stem, known, {key: each for key, each in given.items() if key in known})
-        for name, wanted in read_runs(path, values).items():
-            different = name in found and found[name] != wanted
-            found.setdefault(f"{path.stem}: {name}" if different else name, wanted)
-    return found
+        for name, settings in read_runs(path, values).items():
+            different = name in runs and runs[name] != settings
+            runs.setdefault(f"{path.stem}: {name}" if different else name, settings)
+    return runs
 
 
 def notebooks() -> list[Path]:
@@ -144,14 +144,14 @@ class Plan:
         shown = [self._planned(stage, each) for each in read_runs(path, values).values()]
         self.stages[stage] = Stage(path, values, tuple(dict.fromkeys(shown)))
 
-    def _planned(self, stage: str, wanted: Optimisation) -> str:
-        """The digest of an experiment, which from now on is one of a job's, and so is what it starts from."""
-        digest = wanted.digest[:16]
+    def _planned(self, stage: str, settings: Optimisation) -> str:
+        """The digest of an experiment, after adding it and its ancestors to the jobs."""
+        digest = settings.digest[:16]
         if digest not in self.experiments:
-            if wanted.start_from is not None:
-                self._planned(stage, wanted.start_from)
-            self.experiments[digest] = wanted
-            job = stage if self.together else f"{wanted.label}-{digest[:8]}"
+            if settings.start_from is not None:
+                self._planned(stage, settings.start_from)
+            self.experiments[digest] = settings
+            job = stage if self.together else f"{settings.label}-{digest[:8]}"
             self.jobs.setdefault(job, []).append(digest)
         return digest
 
@@ -179,11 +179,11 @@ class Plan:
         with storage("create", folder):
             make_folder(folder.absolute())
         files, marks = {}, {}
-        for digest, wanted in self.experiments.items():
-            files[digest] = folder / f"{safe_name(wanted.label)}-{digest}-{content[:8]}.json"
+        for digest, settings in self.experiments.items():
+            files[digest] = folder / f"{safe_name(settings.label)}-{digest}-{content[:8]}.json"
             marks[digest] = str(files[digest].with_suffix(".done"))
             if not files[digest].is_file():
-                write_json(files[digest], wanted.model_dump(mode="json"))
+                write_json(files[digest], settings.model_dump(mode="json"))
         jobs, stages = {}, {}
         for job, digests in self.jobs.items():
             if left := [digest for digest in digests if not Path(marks[digest]).is_file()]:

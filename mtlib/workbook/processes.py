@@ -24,8 +24,8 @@ def end_with(parent: int, number: int) -> None:
     once = iter([number])
 
     def hand_on(*_):
-        for each in once:  # taken from the iterator by the first call, even when the second interrupts that one
-            os.kill(os.getpid(), each)
+        for signum in once:  # taken from the iterator by the first call, even when the second interrupts that one
+            os.kill(os.getpid(), signum)
 
     if number != signal.SIGKILL:
         signal.signal(signal.SIGUSR2, hand_on)

@@ -90,7 +90,7 @@ class Sweep(Strict):
     def experiments(self) -> dict[str, Experiment]:
         """An experiment for each combination, by its values in words: "radius 0.03, seed 0".
 
-        Raises ConfigurationError naming the combination that cannot be meant.
+        Raises ConfigurationError naming the combination that is not a valid experiment.
         """
         return {
             words(chosen): checked(Experiment, self._fields(chosen), f"sweep, {words(chosen)[:200]}")
@@ -112,7 +112,7 @@ class Sweep(Strict):
 
 
 def read(path: str) -> Sweep:
-    """The sweep in a YAML file; raises ConfigurationError naming the key, and for a run that cannot be meant."""
+    """The sweep in a YAML file; raises ConfigurationError naming the key, and for an impossible combination."""
     sweep = checked(Sweep, read_yaml(Path(path)), path)
     sweep.experiments()
     return sweep
