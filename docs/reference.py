@@ -14,7 +14,7 @@ from mtlib.errors import MissingRunError, MtlibError, StorageError
 from mtlib.presets import label, preset, project_root
 from mtlib.training.files import make_folder, storage
 
-SENTENCES = "T_readable"
+SENTENCES = "T_readable"  # and cells tagged `texts`, which print some
 """What the HTML of a table with sentences is marked with (`tables.readable`)."""
 
 INSTEAD = "(sentences of the corpus: execute the notebook to see them)"
@@ -52,7 +52,9 @@ def without_sentences(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
         cell.metadata.pop("papermill", None)
         cell.metadata.pop("execution", None)
         for output in cell.get("outputs", []):
-            if SENTENCES in "".join(output.get("data", {}).get("text/html", "")):
+            if "texts" in cell.metadata.get("tags", []) and output.output_type == "stream":
+                output["text"] = INSTEAD
+            elif SENTENCES in "".join(output.get("data", {}).get("text/html", "")):
                 output["data"] = {"text/plain": INSTEAD}
     notebook.metadata.pop("papermill", None)
     return notebook

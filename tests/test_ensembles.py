@@ -223,40 +223,20 @@ class Fake(SimpleNamespace):
     tasks = ("sst", "qqp", "sts")
 
 
-def runs():
-    """Two runs from the encoder, two from a pretraining, the second of them after the first, and one from another."""
-    mnrl, other = (mtlib.pretraining("smoke", name="mnrl", epochs=epochs) for epochs in (1, 2))
-    line = {"a": None, "b": None, "c": mnrl, "d": None, "e": other}
-    experiments = {
-        name: SimpleNamespace(name=name, encoder="/some/folder/tiny", start_from=start, tasks=Fake.tasks)
-        for name, start in line.items()
-    }
-    experiments["d"].start_from = experiments["c"]
-    made = {
-        name: Fake(id=name, experiment=found, seconds=10.0 ** (i + 1))
-        for i, (name, found) in enumerate(experiments.items())
-    }
-    return made, {id(mnrl): Fake(id="mnrl", seconds=1.0), id(experiments["c"]): made["c"]}
-
-
-def test_families_share_an_ancestor_by_its_value():
-    made, _ = runs()
-    assert [start.name for start in e.ancestry(made["d"].experiment)] == ["d", "c", "mnrl"]
-    found = {ancestor: list(children) for ancestor, children in e.families(made).items()}
-    assert found == {"tiny": ["a", "b"], "mnrl": ["c", "d"]}
-    assert e.families({"c": made["c"], "a": made["a"]}) == {}
-
-
 def test_cost_counts_every_ancestor_once():
-    made, starts = runs()
-
-    def run_of(experiment):
-        return starts[id(experiment)]
-
-    assert e.cost(made["d"], run_of) == {"models": "1, 1, 1", "seconds": 10_000 + 1000 + 1}
-    ensemble = e.Ensemble({"qqp": {"a": made["a"]}, "sst": {"c": made["c"], "d": made["d"]}}, {})
+    """Seconds: a 10, mnrl 1; c starts from mnrl, 1,000; d starts from c, 10,000."""
+    mnrl, alone = mtlib.pretraining("smoke"), mtlib.experiment("smoke")
+    third = mtlib.experiment("smoke", start_from=mnrl)
+    fourth = mtlib.experiment("smoke", start_from=third)
+    seconds = {alone: 10.0, mnrl: 1.0, third: 1000.0, fourth: 10_000.0}
+    made = {
+        experiment: Fake(id=experiment.digest, experiment=experiment, seconds=s) for experiment, s in seconds.items()
+    }
+    run_of = made.__getitem__
+    assert e.cost(made[fourth], run_of) == {"models": "1, 1, 1", "seconds": 10_000 + 1000 + 1}
+    ensemble = e.Ensemble({"qqp": {"a": made[alone]}, "sst": {"c": made[third], "d": made[fourth]}}, {})
     assert e.cost(ensemble, run_of) == {"models": "1, 2", "seconds": 10 + 10_000 + 1000 + 1}
-    soup = e.Soup({("dev", "sst"): None}, (made["c"], made["d"]))
+    soup = e.Soup({("dev", "sst"): None}, (made[third], made[fourth]))
     assert e.cost(soup, run_of) == {"models": "1", "seconds": 10_000 + 1000 + 1}
 
 

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-import mtlib
 from mtlib.data.batches import TokenizedSplit
 from mtlib.data.corpus import Corpus
 from mtlib.errors import CheckpointError, ConfigurationError
@@ -163,29 +162,6 @@ def predicted(model: MultitaskModel, corpus: Corpus, splits: Sequence[str] = ("d
     return Stored(frames)
 
 
-def ancestry(experiment) -> list:
-    """The experiment, what it starts from, and so on to the first: values of Experiment or Pretraining."""
-    line = [experiment]
-    while line[-1].start_from is not None:
-        line.append(line[-1].start_from)
-    return line
-
-
-def families(runs: Mapping[str, Run]) -> dict[str, dict[str, Run]]:
-    """Runs by the ancestor they share, a pretraining's name or the encoder's; an only child is left out."""
-    grouped: dict[Any, dict[str, Run]] = {}
-    for name, run in runs.items():
-        first = ancestry(run.experiment)[-1]
-        ancestor = first if isinstance(first, mtlib.Pretraining) else first.encoder
-        grouped.setdefault(ancestor, {})[name] = run
-    shared = {}
-    for ancestor, children in grouped.items():
-        if len(children) > 1:
-            label = Path(ancestor).name if isinstance(ancestor, str) else ancestor.name
-            shared[label if label not in shared else f"{label} ({len(shared) + 1})"] = children
-    return shared
-
-
 def cost(system: System, run_of: Callable[[Any], Run]) -> dict[str, str | float]:
     """Models that run for one prediction of each task, and seconds of training, those of what they started from too.
 
@@ -198,7 +174,7 @@ def cost(system: System, run_of: Callable[[Any], Run]) -> dict[str, str | float]
     seconds = {}
     for member in sum(members, []):
         for run in getattr(member, "members", (member,)):
-            for trained in (run, *map(run_of, ancestry(run.experiment)[1:])):
+            for trained in (run, *map(run_of, run.experiment.ancestors())):
                 seconds[trained.id] = trained.seconds
     return {"models": ", ".join(str(len(each)) for each in members), "seconds": sum(seconds.values())}
 

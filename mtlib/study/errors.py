@@ -13,7 +13,6 @@ from mtlib.errors import DataError
 from mtlib.metrics import pearson
 from mtlib.study.embeddings import SENTIMENTS
 from mtlib.study.eval_splits import probabilities
-from mtlib.study.paper import CONFUSION
 from mtlib.study.plots import COLUMN_WIDTH, SEQUENTIAL, colour_of, panels, title_of, use_style
 from mtlib.study.statistics import mean_interval
 from mtlib.tasks import TASKS
@@ -24,17 +23,6 @@ def confusion(frame: pd.DataFrame, classes: int) -> np.ndarray:
     counts = confusion_matrix(frame["label"].astype(int), frame["prediction"].astype(int), labels=range(classes))
     with np.errstate(invalid="ignore"):
         return counts / counts.sum(axis=1, keepdims=True)
-
-
-def printed_cells(frame: pd.DataFrame) -> pd.DataFrame:
-    """Ours beside the cells of figure 1b that the report prints: SST predictions, with 95 % bootstrap intervals."""
-    rows = []
-    for (true, called), printed in CONFUSION.items():
-        predicted = frame.loc[frame["label"] == true, "prediction"]
-        share, low, high = mean_interval(predicted == called)
-        row = {"true class": true, "called": called, "n": len(predicted), "share": share, "low": low, "high": high}
-        rows.append(row | {"share paper": printed, "share difference": share - printed})
-    return pd.DataFrame(rows)
 
 
 def recalls(frame: pd.DataFrame, names: Sequence[str] = SENTIMENTS) -> pd.DataFrame:

@@ -11,7 +11,6 @@ from safetensors import safe_open
 import mtlib
 from mtlib.encoders import BERT_BASE
 from mtlib.errors import CheckpointError
-from mtlib.study.ensembles import ancestry
 from mtlib.study.eval_splits import Dev, ReportingHalf, Test, in_order
 from mtlib.study.statistics import intervals
 from mtlib.study.tables import pretty
@@ -95,7 +94,7 @@ def part_scores(run: Run) -> pd.DataFrame:
 
 def encoder_of(run: Run) -> str:
     """The encoder that the first of the run's ancestors began with."""
-    return ancestry(run.experiment)[-1].encoder
+    return [run.experiment, *run.experiment.ancestors()][-1].encoder
 
 
 def metadata(run: Run, scores: pd.DataFrame) -> ModelCardData:
@@ -157,7 +156,7 @@ def _about(run: Run) -> list[str]:
     data = f"Trained on {corpus['title']}, SHA-256 of its content `{corpus['fingerprint']}`."
     settings = e.model_dump(mode="json", exclude={"name", "tasks", "task", "start_from"})
     settings["encoder"] = _named(encoder_of(run))
-    settings["start_from"] = " < ".join(start.name for start in ancestry(e)[1:]) or "the encoder"
+    settings["start_from"] = " < ".join(start.label for start in e.ancestors()) or "the encoder"
     rows = pd.DataFrame([(key, _shown(value)) for key, value in settings.items()], columns=["setting", "value"])
     return [what, data, code, "## Settings", rows.to_markdown(index=False, disable_numparse=True)]
 

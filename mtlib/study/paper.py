@@ -117,9 +117,6 @@ HOURS = {"baseline": 10.0, "annealed": 1.5, "MNRL+Bregman": 6.0}
 ENSEMBLE_THRESHOLDS = {"qqp": 0.88, "sst": 0.53, "sts": 0.87}
 """Scores that a member of the ensemble has to reach on dev, by task."""
 
-TSNE_GRID = {"perplexity": (30, 50), "iterations": (3000, 4000, 5000)}
-"""Settings of figure 1a, one row of panels a perplexity."""
-
 NOTE = (
     "Table 7 calls the 25-epoch run of Table 4 MNRL+annealed+SMART and prints .877 for its QQP accuracy where Table 4 "
     "prints .887; both stand as printed, and neither gives the printed mean of .792."

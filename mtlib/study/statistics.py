@@ -21,9 +21,11 @@ COMPARISON = [
 
 
 def t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
-    """Student's t-interval of the mean of independent values; NaN for fewer than two."""
+    """Student's t-interval of the mean of independent values; NaN for fewer than two, the value where all are equal."""
     if len(values) < 2:
         return float("nan"), float("nan")
+    if np.ptp(values) == 0:
+        return float(values[0]), float(values[0])
     low, high = stats.t.interval(level, len(values) - 1, loc=np.mean(values), scale=stats.sem(values))
     return float(low), float(high)
 
@@ -103,8 +105,10 @@ def _resampled_pearson(labels: np.ndarray, predictions: np.ndarray, draws: int, 
 def mean_interval(
     values: Sequence[float], *, draws: int = 10_000, level: float = 0.95, seed: int = 0
 ) -> tuple[float, float, float]:
-    """Mean of values [n], and the percentile interval over resampled examples: mean, low, high."""
+    """Mean of values [n], and the percentile interval over resampled examples: mean, low, high; of none, NaN."""
     values = np.sort(np.asarray(values, float))
+    if len(values) == 0:
+        return float("nan"), float("nan"), float("nan")
     random, drawn = generator(seed, "bootstrap mean", draws), []
     for weights in _weights(len(values), draws, random):
         drawn.append(weights @ values / len(values))

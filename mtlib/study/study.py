@@ -134,7 +134,8 @@ class Study:
             paths = self.saved.get(name)
             if not paths or not all(path.is_file() and path.stat().st_size for path in paths):
                 raise StorageError(f"{name}: expected this notebook to have written it, found {list(self.saved)}")
-        return [path.relative_to(self.root) for name in names for path in self.saved[name]]
+        paths = [path for name in names for path in self.saved[name]]
+        return [path.relative_to(self.root) if path.is_relative_to(self.root) else path for path in paths]
 
 
 class Runs(Mapping[str, Run]):
@@ -153,6 +154,9 @@ class Runs(Mapping[str, Run]):
 
     def __len__(self) -> int:
         return len(self._runs)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._runs
 
     def only(self, *names: str) -> "Runs":
         """The named runs, in this order."""

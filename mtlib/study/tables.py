@@ -12,7 +12,7 @@ from mtlib.errors import ConfigurationError
 from mtlib.study import paper
 from mtlib.training.files import storage, write_atomic
 
-SETTINGS = ("learning_rate", "weight", "decay", "radius", "temperature")
+SETTINGS = ("learning_rate", "weight", "decay", "radius")
 """Columns whose numbers are shown as they were set, not with a score's decimals."""
 
 

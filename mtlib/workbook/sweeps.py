@@ -137,6 +137,8 @@ def figure(table: pd.DataFrame, keys: list[str]) -> Figure:
             axes.margins(x=0.2)
         elif values.min() > 0 and values.max() >= 10 * values.min():
             axes.set_xscale("log")
+            axes.set_xticks(sorted(set(values)), [f"{value:g}" for value in sorted(set(values))])
+            axes.xaxis.set_minor_formatter("")
         means = table.groupby(values, sort=numbers)["mean"].mean()
         line = "-" if numbers else "none"
         axes.plot(means.index, means, color=PALETTE[0], marker="o", linestyle=line, label="mean of the value's runs")
