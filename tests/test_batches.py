@@ -124,10 +124,12 @@ def test_the_same_texts_are_tokenized_once(tokenizer, monkeypatch):
     monkeypatch.setattr(batches, "_tokenized", counted)
     again = TokenizedSplit(QQP, frame.copy(), tokenizer, 60)
     assert not calls and again.columns["input_ids"] is first.columns["input_ids"]
+    stored = tokenizer.backend_tokenizer.to_str()
     TokenizedSplit(QQP, frame, tokenizer, 59)
     frame.loc[4, "text_b"] += "s"
     TokenizedSplit(QQP, frame, tokenizer, 60)
     assert len(calls) == 2
+    assert tokenizer.backend_tokenizer.to_str() == stored, "a model stored now has the tokenizer of one stored before"
     for _ in range(batches.KEPT + 3):
         frame.loc[4, "text_b"] += "s"
         TokenizedSplit(QQP, frame, tokenizer, 60)

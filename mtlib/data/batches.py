@@ -158,6 +158,7 @@ def tokenize(tokenizer, texts: Sequence[list[str]], max_tokens: int) -> Tokens:
     content = _fingerprint("\x1f".join([str(len(column)), *column]) for column in texts)
     key = content, _vocabulary(tokenizer, len(tokenizer)), max_tokens
     tokens = _kept.pop(key, None) or _tokenized(tokenizer, texts, max_tokens)
+    _reset(tokenizer)
     _kept[key] = tokens
     while len(_kept) > KEPT:
         del _kept[next(iter(_kept))]
@@ -200,8 +201,16 @@ def _fingerprint(parts: Iterable[str]) -> str:
 @lru_cache(maxsize=4)
 def _vocabulary(tokenizer, size: int) -> str:
     """SHA-256 of a tokenizer's content; `size` tells one that has got new tokens from what it was before."""
-    about = json.loads(tokenizer.backend_tokenizer.to_str())
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    about = json.loads(backend.to_str()) if backend else {"vocabulary": tokenizer.get_vocab(), "shown": repr(tokenizer)}
     return _fingerprint([json.dumps(about | {"truncation": None, "padding": None}, sort_keys=True)])
+
+
+def _reset(tokenizer) -> None:
+    """Forget the last call's truncation, which is stored with a tokenizer: a stored model must not tell who called."""
+    if backend := getattr(tokenizer, "backend_tokenizer", None):
+        backend.no_truncation()
+        backend.no_padding()
 
 
 @dataclass(frozen=True)
