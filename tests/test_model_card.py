@@ -2,12 +2,12 @@
 
 import json
 import shutil
-from types import SimpleNamespace
 
 import pytest
 from huggingface_hub import ModelCard
 
 import mtlib
+from mtlib.experiments import Experiment
 from mtlib.model import stored_seal
 from mtlib.study import model_card as cards
 from mtlib.tasks import TASKS, Task
@@ -86,11 +86,9 @@ def test_without_labels_on_test_or_without_test_there_are_no_test_scores(copied)
 
 
 def test_base_model_and_licence_are_those_of_the_ancestor_s_encoder(copied, monkeypatch):
-    """Whatever the run itself calls its encoder, the weights came from where its first ancestor began."""
-    first = SimpleNamespace(name="ranked", encoder="minilm", start_from=None)
-    own = copied.experiment.model_copy(
-        update={"start_from": SimpleNamespace(name="again", encoder="x", start_from=first)}
-    )
+    """A run that starts from another has the encoder that its first ancestor began with."""
+    ranked = mtlib.pretraining("smoke").but(encoder="minilm")
+    own = Experiment(start_from=Experiment(start_from=ranked))
     monkeypatch.setattr(Run, "experiment", own)
     data = cards.metadata(copied, cards.part_scores(copied))
     assert (data.base_model, data.license) == ("sentence-transformers/all-MiniLM-L6-v2", "apache-2.0")

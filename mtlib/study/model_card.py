@@ -93,8 +93,8 @@ def part_scores(run: Run) -> pd.DataFrame:
 
 
 def encoder_of(run: Run) -> str:
-    """The encoder that the first of the run's ancestors began with."""
-    return [run.experiment, *run.experiment.ancestors()][-1].encoder
+    """The encoder that the run began with, and so did all its ancestors."""
+    return run.experiment.encoder
 
 
 def metadata(run: Run, scores: pd.DataFrame) -> ModelCardData:
