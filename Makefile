@@ -32,7 +32,7 @@ WIDTH := --jobs="$$MTLIB_MAKE_JOBS" --threads="$$MTLIB_MAKE_THREADS" --profile="
 PIPELINE := $(BIN)/python -m mtlib pipeline $(CHOSEN) $(WIDTH)
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 
-.PHONY: help venv mpnet run plan resume report reference evidence slurm test test-all test-slurm mutants soak bench lint format site system clean
+.PHONY: help venv mpnet run plan resume report reference predictions evidence slurm test test-all test-lowest test-slurm mutants soak bench lint format site system clean
 
 help:  ## this list
 	@echo "usage: make TARGET [PRESET=$$MTLIB_MAKE_PRESET] [CORPUS=$$MTLIB_MAKE_CORPUS] [JOBS=...] [THREADS=...]"
@@ -76,15 +76,19 @@ report: $(VENV)/.stamp  ## results/report.html: every figure and table with wher
 reference: $(VENV)/.stamp  ## keep this study's tables, figures and notebooks in results/reference, without sentences
 	@$(BIN)/python docs/reference.py $(CHOSEN)
 
+predictions: $(VENV)/.stamp  ## submission files of a finished study's best single model and of its ensemble, in predictions/
+	@$(BIN)/python -m mtlib submissions $(CHOSEN)
+
 evidence: $(VENV)/.stamp  ## write the numbers of README and docs from results/reference
 	@$(BIN)/python docs/evidence.py
 
 slurm: $(VENV)/.stamp-slurm  ## start a Slurm of one node on this machine, to try PROFILE=slurm on
 	@profiles/slurm/start.sh .slurm
 
-lint: $(VENV)/.stamp  ## check style, that notebooks carry no outputs, and that numbers in texts are those of results/reference
+lint: $(VENV)/.stamp  ## check style and types, that notebooks carry no outputs, and that numbers in texts are those of results/reference
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
 	@$(if $(NOTEBOOKS),$(BIN)/nbstripout --verify $(NOTEBOOKS),true)
 	@$(BIN)/python docs/evidence.py --check
 
@@ -94,10 +98,18 @@ format: $(VENV)/.stamp  ## mend style and strip notebooks
 	@$(if $(NOTEBOOKS),$(BIN)/nbstripout $(NOTEBOOKS),true)
 
 test: lint $(VENV)/.stamp-site  ## lint and the quick tests (minutes)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n "$$MTLIB_MAKE_WORKERS"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n "$$MTLIB_MAKE_WORKERS" --dist worksteal
 
 test-all: lint $(VENV)/.stamp-site  ## lint and every test, the slow ones too
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n "$$MTLIB_MAKE_WORKERS" -m ''
+	@OMP_NUM_THREADS=1 MTLIB_FUZZ_CASES=2000 $(BIN)/python -m pytest -q -n "$$MTLIB_MAKE_WORKERS" -m ''
+
+$(VENV)-lowest/.stamp: pyproject.toml constraints-lowest.txt
+	@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip install -q --disable-pip-version-check -c constraints-lowest.txt -e '.[test,site]'
+	@touch $@
+
+test-lowest: $(VENV)-lowest/.stamp  ## the quick tests with the oldest versions that pyproject.toml allows, in .venv-lowest
+	@OMP_NUM_THREADS=1 $(VENV)-lowest/bin/python -m pytest -q -n "$$MTLIB_MAKE_WORKERS"
 
 mutants: $(VENV)/.stamp-mutants  ## break the code that keeps runs safe line by line: the tests must notice (an hour)
 	@OMP_NUM_THREADS=1 $(BIN)/mutmut run --max-children 1
@@ -119,5 +131,5 @@ system:  ## install system packages with apt: git, python3-venv, chromium, slurm
 	@apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q git python3-venv chromium slurm-wlm munge
 
 clean:  ## remove what builds and tests leave behind; runs, results and .venv stay
-	@rm -rf .pytest_cache .ruff_cache .hypothesis build dist docs/_build *.egg-info
+	@rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist docs/_build *.egg-info
 	@find . -path ./$(VENV) -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -print0 | xargs -0r rm -rf

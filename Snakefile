@@ -5,22 +5,27 @@ and how wide it runs.
 """
 
 import json
+import os
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 
 from mtlib.errors import MtlibError
-from mtlib.workbook import gallery, pipeline
+from mtlib.workbook import gallery, pipeline, watch
 
 if "plan" not in config:
     raise WorkflowError("expected --config plan=FILE: start the pipeline with `make run` or `mtlib pipeline run`")
 PLAN = json.loads(Path(config["plan"]).read_text())
 JOBS, STAGES = PLAN["jobs"], PLAN["stages"]
-RESULTS, FIGURES, NAME = PLAN["results"], PLAN["figures"], PLAN["name"]
+RESULTS, NAME = PLAN["results"], PLAN["name"]
 EXECUTED = f"{RESULTS}/notebooks/{NAME}/{{}}.ipynb"
 THREADS = int(config.get("threads", 2))
 JOB = "export MTLIB_SCHEDULER=$PPID MTLIB_PROGRESS=lines; exec python -m mtlib "
 WHERE = " --results {params.results:q}"
+
+if watch.EVENTS in os.environ and workflow.is_main_process:
+    logger.addHandler(watch.Events(os.environ[watch.EVENTS]))
 
 
 rule all:
@@ -101,14 +106,3 @@ onstart:
         held.__enter__()
     except MtlibError as error:
         raise WorkflowError(str(error)) from None
-
-
-onsuccess:
-    print(f"done: notebooks in {Path(EXECUTED).parent}, tables in {RESULTS}/tables/{NAME}, "
-          f"figures in {FIGURES}/{NAME}, runs in {RESULTS}/runs", flush=True)
-
-
-onerror:
-    failed = sorted(Path(EXECUTED).parent.glob("*.failed.ipynb"))
-    print("failed: " + (", ".join(map(str, failed)) or "see the newest file in .snakemake/log"), flush=True)
-    print(f"`{PLAN['again']}` goes on from here, redoing only what is missing.", flush=True)

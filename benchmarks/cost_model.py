@@ -1,7 +1,7 @@
 """What a training step should take, and what it takes: operations, what lies between them, and memory traffic.
 
 Passes are counted in forward passes F over the batch: a plain step is 3 F (forward, gradients of activations, of
-weights), SMART with one inner step 8 F, the Bregman penalty 4 F, both 9 F.
+weights), SMART with one inner step adds 5 F, the Bregman penalty F.
 
 The two numbers that are no property of the machine, `share` and `between`, are fitted to six layers of both widths;
 the other encoders are predicted. Measure with
@@ -19,11 +19,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import transformers
-from contestants import CLOCKS, mtlib_training, pairs_of
+from contestants import BFLOAT16, CLOCKS, mtlib_training, pairs_of
 
 from mtlib.encoders import minilm_folder
 
-PASSES = {"plain": 3, "SMART": 8, "BPPO": 4, "SMART + BPPO": 9}
+PLAIN, MORE = 3.0, {"smart": 5.0, "bregman": 1.0, "rdrop": 3.0, "freelb": 7.0}
+"""Passes of a plain step, and what each kind of penalty adds to them; FreeLB with two steps of ascent."""
 
 BYTES_PER_WEIGHT = 50
 """Float32 traffic of one weight in one step: its gradient is zeroed (4), added to (10), taken the norm of (4) and
@@ -36,7 +37,7 @@ STEPS, ROUNDS = 6, 3
 
 @dataclass(frozen=True)
 class Machine:
-    """product: bfloat16 operations a second at best. memory: bytes a second copied at best.
+    """product: operations a second at best, in the faster precision. memory: bytes a second copied at best.
 
     share: part of `product` that the products of a layer reach. between: seconds a pass, token, layer and unit of
     width that everything between them takes (GELU, softmax, dropout, LayerNorm, casts).
@@ -57,17 +58,16 @@ def operations(tokens: int, longest: int, layers: int, width: int) -> float:
     return tokens * layers * (2 * 12 * width**2 + 4 * width * longest)
 
 
-def parts(tokens: int, longest: int, layers: int, width: int, method: str = "plain") -> tuple[float, float, float]:
-    """Operations, token-layer-widths between them, and bytes of weights moved, in one step of `method`."""
+def parts(tokens: int, longest: int, layers: int, width: int, passes: float = PLAIN) -> tuple[float, float, float]:
+    """Operations, token-layer-widths between them, and bytes of weights moved, in one step of so many passes."""
     weights = layers * 12 * width**2 + 30522 * width
-    passes = PASSES[method]
     forward = operations(tokens, longest, layers, width)
     return passes * forward, passes * tokens * layers * width, weights * BYTES_PER_WEIGHT
 
 
-def seconds(machine: Machine, tokens: int, longest: int, layers: int, width: int, method: str = "plain") -> float:
-    """Seconds of one optimizer step of `method` on a batch of `tokens` tokens, padding included."""
-    products, others, moved = parts(tokens, longest, layers, width, method)
+def seconds(machine: Machine, tokens: int, longest: int, layers: int, width: int, passes: float = PLAIN) -> float:
+    """Seconds of one optimizer step of so many passes over a batch of `tokens` tokens, padding included."""
+    products, others, moved = parts(tokens, longest, layers, width, passes)
     return products / (machine.share * machine.product) + others * machine.between + moved / machine.memory
 
 
@@ -94,7 +94,8 @@ def best(clock, function, repeats: int = 5) -> float:
 
 def peaks(clock) -> Machine:
     """This machine's product and memory."""
-    a, x = torch.randn(2048, 2048).bfloat16(), torch.randn(12_000_000)
+    kind = torch.bfloat16 if BFLOAT16 else torch.float32
+    a, x = torch.randn(2048, 2048, dtype=kind), torch.randn(12_000_000)
     y = torch.zeros_like(x)
     return Machine(2 * 2048**3 / best(clock, lambda: a @ a), 2 * x.nbytes / best(clock, lambda: y.copy_(x)))
 

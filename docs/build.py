@@ -34,11 +34,23 @@ FRONT = {
 HEADLINE = ["method", "qqp", "sst", "sts", "mean", "mean paper", "evenness"]
 """Columns of Table 7 that the front page shows."""
 
+PARTS = {
+    "Start": ("quickstart", "tutorial", "howto", "own-task", "faq", "glossary"),
+    "Methods": (
+        *("concept-annealing", "concept-smart", "concept-ranking", "concept-bppo", "concept-ensembles"),
+        *("joint", "beyond"),
+    ),
+}
+"""Pages by part, in their order; those that no part names are guides."""
+
 INTRODUCTION = """# mtlib: one encoder, many tasks
 
 One BERT, fine-tuned on sentiment (SST-5), paraphrase (QQP) and similarity (STS-B) at once, evenly well on all three,
 and which of the known tricks really help. After the report "Jack of All Trades, Master of Some: Improving BERT for
 Multitask Learning". This site shows the study **{name}**; its numbers and figures are those of its notebooks.
+
+New here? The [quickstart](quickstart.md) is the first hour, the [tutorial](tutorial.md) leads to a task of your own,
+and the [glossary](glossary.md) says what the words of the tables mean.
 """
 
 
@@ -61,7 +73,8 @@ def build(preset: str, corpus: str, results: Path, figures: Path, output: Path) 
         shutil.copytree(HERE / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
     guides = sorted(HERE.glob("*.md"))
     for guide in guides:
-        (source / guide.name).write_text(linked(guide.read_text(), [other.name for other in guides]))
+        text = with_pictures(guide.read_text(), source)
+        (source / guide.name).write_text(linked(text, [other.name for other in guides]))
     modules = reference(source / "api")
     (source / "index.md").write_text(front(name, results / "tables" / name, figures / name, source))
     (source / "_toc.yml").write_text(yaml.safe_dump(contents(notebooks, guides, modules), sort_keys=False))
@@ -89,6 +102,7 @@ def front(name: str, folder: Path, figures: Path, source: Path) -> str:
         found = pd.read_csv(folder / "table_7.csv")
         caption = (folder / "table_7.md").read_text().splitlines()[0]
         shown = tables.pretty(found[[column for column in HEADLINE if column in found]])
+        shown = shown.rename(columns={"mean paper": "the report's mean"})
         parts += ["## All methods", caption, shown.to_markdown(index=False, disable_numparse=True)]
     else:
         parts.append(
@@ -111,6 +125,18 @@ def linked(text: str, guides: list[str]) -> str:
         return match[0] if target.split("#")[0] in ("", *guides) or "://" in target else title
 
     return re.sub(r"(?<!!)\[([^]]+)\]\(([^)\s]+)\)", link, text)
+
+
+def with_pictures(text: str, source: Path) -> str:
+    """A guide's Markdown whose pictures from elsewhere in the project are copied into `source`, and found there."""
+
+    def picture(match: re.Match) -> str:
+        place = source / "pictures" / match[2]
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(HERE.parent / match[2], place)
+        return f"![{match[1]}](pictures/{match[2]})"
+
+    return re.sub(r"!\[([^]]*)\]\(\.\./([^)\s]+)\)", picture, text)
 
 
 def reference(folder: Path) -> list[str]:
@@ -136,17 +162,20 @@ def reference(folder: Path) -> list[str]:
 
 
 def contents(notebooks: list[Path], guides: list[Path], modules: list[str]) -> dict:
-    """The book's table of contents."""
-    pages = [{"file": f"api/{module}"} for module in modules]
-    return {
-        "format": "jb-book",
-        "root": "index",
-        "parts": [
-            {"caption": "Notebooks", "chapters": [{"file": f"notebooks/{path.stem}"} for path in notebooks]},
-            {"caption": "Guides", "chapters": [{"file": guide.stem} for guide in guides]},
-            {"caption": "Library", "chapters": [{"file": "api/index", "sections": pages}]},
-        ],
+    """The book's table of contents: Start, Notebooks, Methods, Guides, Library."""
+    there = [guide.stem for guide in guides]
+    start, methods = ([page for page in PARTS[part] if page in there] for part in ("Start", "Methods"))
+    parts = {
+        "Start": start,
+        "Notebooks": [f"notebooks/{path.stem}" for path in notebooks],
+        "Methods": methods,
+        "Guides": [page for page in there if page not in start + methods],
     }
+    listed = [
+        {"caption": name, "chapters": [{"file": page} for page in pages]} for name, pages in parts.items() if pages
+    ]
+    library = {"file": "api/index", "sections": [{"file": f"api/{module}"} for module in modules]}
+    return {"format": "jb-book", "root": "index", "parts": [*listed, {"caption": "Library", "chapters": [library]}]}
 
 
 def arguments() -> dict:

@@ -4,6 +4,7 @@ python docs/reference.py --preset afternoon --corpus FOLDER
 """
 
 import argparse
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -12,13 +13,12 @@ import nbformat
 
 from mtlib.errors import MissingRunError, MtlibError, StorageError
 from mtlib.presets import label, preset, project_root
+from mtlib.study.tables import SENTENCES
 from mtlib.training.files import make_folder, storage
-
-SENTENCES = "T_readable"  # and cells tagged `texts`, which print some
-"""What the HTML of a table with sentences is marked with (`tables.readable`)."""
 
 INSTEAD = "(sentences of the corpus: execute the notebook to see them)"
 KEPT = ("*.csv", "*.md", "*.png")
+FOLDER = re.compile(r'^(corpus = ").*/([^/"]+)(")$', re.MULTILINE)
 
 
 def write_reference(name: str, results: Path, figures: Path, folder: Path) -> list[Path]:
@@ -47,8 +47,13 @@ def write_reference(name: str, results: Path, figures: Path, folder: Path) -> li
 
 
 def without_sentences(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """The notebook with a note in the place of each output that shows sentences, and without what papermill noted."""
+    """The notebook with a note in the place of each output that shows sentences, and without what papermill noted.
+
+    Where the corpus lay is this machine's: of its folder, the name stays.
+    """
     for cell in notebook.cells:
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            cell.source = FOLDER.sub(r"\1../\2\3", cell.source)
         cell.metadata.pop("papermill", None)
         cell.metadata.pop("execution", None)
         for output in cell.get("outputs", []):

@@ -29,7 +29,7 @@ PACKAGED = {"minilm": minilm_folder, "mpnet": mpnet_folder}
 """Encoders that packages carry, by the name that an experiment gives them."""
 
 PINNED = {BERT_BASE: "86b5e0934494bd15c9632b12f734a8a67f723594"}
-TINY = {
+TINY: dict[str, Any] = {
     "hidden_size": 32,
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
@@ -117,7 +117,7 @@ def find_encoder(name: str, revision: str | None = None, seed: int = 0) -> Encod
     return Encoder("hub", name, hashlib.sha256(f"{name}@{revision}".encode()).hexdigest(), revision)
 
 
-def load_folder(folder: Path) -> tuple[nn.Module, transformers.PreTrainedTokenizerBase]:
+def load_folder(folder: Path) -> tuple[Any, transformers.PreTrainedTokenizerBase]:
     """The encoder in a folder, float32, and its tokenizer; nothing but `folders.encoder_files` is read.
 
     Raises CheckpointError for weights that are missing, unexpected in the encoder's own part or of another shape (a
@@ -176,7 +176,7 @@ def _own(content: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in content.items() if not FOREIGN.fullmatch(key)}
 
 
-def _filled(kind: Any, config, weights: dict[str, torch.Tensor], folder: Path) -> nn.Module:
+def _filled(kind: Any, config: Any, weights: dict[str, torch.Tensor], folder: Path) -> Any:
     """The module of `kind` with these weights. Raises CheckpointError, naming tensors, where they do not fit."""
     layers, stored = getattr(config, "num_hidden_layers", 0), sum(tensor.numel() for tensor in weights.values())
     if layers > len(weights):  # before anything is built from a number that may be a thousand million
@@ -210,7 +210,7 @@ def _filled(kind: Any, config, weights: dict[str, torch.Tensor], folder: Path) -
 
 
 @torch.no_grad()
-def _try(module: nn.Module, tokenizer) -> None:
+def _try(module: Any, tokenizer: Any) -> None:
     """One small pass; raises whatever an encoder, a tokenizer or a limit of theirs that cannot work raises."""
     longest = tokenizer.model_max_length
     if not longest >= 4:
@@ -238,7 +238,7 @@ def _tokenizer(folder: Path) -> transformers.PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _random(seed: int) -> tuple[nn.Module, transformers.PreTrainedTokenizerBase]:
+def _random(seed: int) -> tuple[transformers.PreTrainedModel, transformers.PreTrainedTokenizerBase]:
     tokenizer = _tokenizer(minilm_folder())
     config = transformers.BertConfig(vocab_size=len(tokenizer), **TINY)
     with seeded(seed, "encoder"):

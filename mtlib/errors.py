@@ -1,5 +1,7 @@
 """Exception types. Each carries the exit code that the `mtlib` command ends with (BSD sysexits)."""
 
+from collections.abc import Iterable
+
 
 class MtlibError(Exception):
     """A fault with one clear message: what is wrong, where, what was expected and what was found."""
@@ -13,12 +15,16 @@ class ConfigurationError(MtlibError):
     exit_code = 64
 
 
+class UnknownKindError(ConfigurationError):
+    """A task, sampler or penalty that nothing imported here defines."""
+
+
 class DataError(MtlibError):
     """A corpus file whose content is not what its task needs. `faults` lists every fault that was found."""
 
     exit_code = 65
 
-    def __init__(self, message: str, faults=()):
+    def __init__(self, message: str, faults: Iterable[object] = ()) -> None:
         super().__init__(message)
         self.faults = tuple(faults)
 

@@ -1,24 +1,27 @@
 """Experiments as strict values: everything that a run depends on except its corpus."""
 
-import difflib
-import hashlib
-import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator, model_validator
+from pydantic import Field, SerializeAsAny, ValidationInfo, field_serializer, field_validator, model_validator
 
+from mtlib.averages import Average
+from mtlib.checking import Strict, checked, nearest
+from mtlib.combinations import require_compatible
 from mtlib.device import Precision
-from mtlib.errors import ConfigurationError
-from mtlib.objectives.bregman import Bregman  # noqa: F401
+from mtlib.errors import UnknownKindError
+from mtlib.identity import said, sha256
+from mtlib.kinds import UnknownKind
+from mtlib.objectives import bregman, correlation, freelb, ordinal, rdrop, smart, weighting  # noqa: F401 (known by kind)
+from mtlib.objectives.aggregation import Aggregation, Sum
+from mtlib.objectives.losses import Loss
 from mtlib.objectives.penalty import Penalty
-from mtlib.objectives.smart import Smart  # noqa: F401  (a penalty is known by its kind once it is imported)
 from mtlib.samplers import RoundRobin, Sampler
 from mtlib.tasks import TASKS, Task
 
-FORMAT = 2
-"""Version of what an experiment means; a change that alters results must raise it."""
+FORMAT = 3
+"""Version of what an experiment means; a change that alters results must raise it, and so must another default."""
 
 NAMING = ("name", "encoder", "encoder_revision", "start_from")
 """Fields that say what a run and its start weights are called: no part of what is trained."""
@@ -31,12 +34,6 @@ Count = Annotated[int, Field(ge=1, le=10**9)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
-class Strict(BaseModel):
-    """Frozen values; unknown keys and wrong types are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
 class Optimisation(Strict):
     """Settings that every kind of training shares.
 
@@ -46,11 +43,12 @@ class Optimisation(Strict):
         this one's too.
     epochs: of `steps_per_epoch` optimizer steps each, whatever the sampler. batch_size: examples (or pairs) a step.
     learning_rate, weight_decay (none on biases and LayerNorm), betas: AdamW's.
+    layer_decay: below 1, each layer's learning rate is that of the layer above it times this; the heads have all of it.
     warmup: share of all steps over which the learning rate rises linearly to its value.
     schedule: "constant"; "linear", down to 0 at the last step; or "halve", times 0.5 after three
         consecutive epochs of rising total loss.
     clip: largest gradient norm.
-    precision: "auto" is bfloat16 where the device computes in it, else float32.
+    precision: "auto" is bfloat16 where the device multiplies faster in it, else float32.
     max_tokens: longer inputs are cut.
     """
 
@@ -65,6 +63,7 @@ class Optimisation(Strict):
     learning_rate: Positive = 1e-5
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-4
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    layer_decay: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 1.0
     warmup: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.0
     schedule: Schedule = "constant"
     clip: Positive = 1.0
@@ -93,7 +92,7 @@ class Optimisation(Strict):
 
     @field_validator("betas", mode="before")
     @classmethod
-    def _betas(cls, value):
+    def _betas(cls, value: Any) -> Any:
         return tuple(value) if isinstance(value, list) else value
 
     @field_serializer("start_from")
@@ -110,7 +109,7 @@ class Optimisation(Strict):
         """Optimizer steps of the whole run."""
         return self.epochs * self.steps_per_epoch
 
-    def but(self, **changes) -> Self:
+    def but(self, **changes: Any) -> Self:
         """The same with some fields changed; raises ConfigurationError as a new one would."""
         fields = {name: getattr(self, name) for name in type(self).model_fields}
         return checked(type(self), {**fields, **changes}, f"{self.label} but")
@@ -126,44 +125,77 @@ class Optimisation(Strict):
             yield from self.start_from.ancestors()
 
     @property
+    def parents(self) -> "tuple[Optimisation, ...]":
+        """The experiments whose runs have to be finished before this one can begin."""
+        return (self.start_from,) if self.start_from else ()
+
+    def needs(self) -> "Iterator[Optimisation]":
+        """Its parents, and what they need in turn."""
+        for parent in self.parents:
+            yield parent
+            yield from parent.needs()
+
+    @property
     def label(self) -> str:
         """`name`, or a folder's name made of what sets it apart: "annealed-smart-15", "mnrl-5"."""
         words = [*self._words(), *([f"seed-{self.seed}"] if self.seed else [])]
-        return self.name or re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(words)).strip("-.")[:80].strip("-.") or "run"
+        return self.name or safe_label("-".join(words))
 
     def _words(self) -> list[str]:
-        return [f"from-{self.start_from.label}"] if self.start_from else []
+        layers = [f"layers-{self.layer_decay:g}"] if self.layer_decay < 1 else []
+        return [*([f"from-{self.start_from.label}"] if self.start_from else []), *layers]
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all fields but the names: equal for what is trained alike on one corpus from one encoder."""
-        fields = _unnamed(self.model_dump(mode="json"))
-        text = json.dumps([FORMAT, type(self).__name__, fields, self._tasks_as_text()], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        """SHA-256 of all settings but the names: equal for what is trained alike on one corpus from one encoder."""
+        return sha256([FORMAT, said(self, but=("name",)), self._tasks_said()])
 
     def identity(self, corpus: str, weights: str) -> str:
-        """SHA-256 of what is trained: all fields but the naming ones, the fingerprints of corpus and start weights."""
-        fields = self.model_dump(mode="json", exclude=set(NAMING))
-        parts = [FORMAT, type(self).__name__, fields, self._tasks_as_text(), corpus, weights]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        """SHA-256 of what is trained: all but the naming settings, the fingerprints of corpus and start weights."""
+        return sha256([FORMAT, said(self, but=NAMING), self._tasks_said(), corpus, weights])
 
-    def _tasks_as_text(self) -> list[str]:
-        return [repr(TASKS[name]) for name in self.task_names]
+    def _tasks_said(self) -> list:
+        tasks = [TASKS[name] for name in self.task_names]
+        return [[task.name, task.kind, task.is_pair, task.classes, task.low, task.high] for task in tasks]
 
 
 class Experiment(Optimisation):
     """Everything that one multitask training run depends on except its corpus.
 
     tasks: names of registered tasks. sampler: which task trains at which step.
+    step: "single", a batch of one task a step; or "joint", a part of each batch from every task, `batch_size` examples
+        in all, in shares that are the sampler's probabilities (`apportioned`).
+    aggregate: what a joint step makes of its tasks' gradients or losses: "sum", or one of TorchJD's methods.
     penalties: terms added to the loss. head_dropout: dropout before the heads.
+    phrases: share of the batches of a task with phrases (`<files>-phrases.csv` in the corpus' folder) that holds them.
+    losses: by task, another loss than its kind's own: `Ordinal`, `Correlation`.
+    teachers: experiments whose finished runs teach this one: their mean prediction is a second target of each training
+        example, whose loss (at `temperature` for classes) counts `soft_share` and the label's own the rest.
+    averages: averaged weights that are scored beside the run's own, `Ema`, `Lawa`: no part of the training.
+    stored: which weights the run stores and is chosen by: "own", or the kind of one of its averages.
+    conflicts: at every so many steps the tasks' gradients are compared layer by layer (`training.conflicts`); in single
+        steps on a joint batch beside the step's own. It changes nothing of the training.
     dev_limit: at most this many dev examples a task are scored after each epoch; the chosen and the last
         epoch are always scored on all of dev.
     The other fields are those of `Optimisation`.
     """
 
     tasks: tuple[str, ...] = ("sst", "qqp", "sts")
-    sampler: Sampler = RoundRobin()
-    penalties: tuple[Penalty, ...] = ()
+    sampler: SerializeAsAny[Sampler] = RoundRobin()
+    step: Literal["single", "joint"] = "single"
+    aggregate: SerializeAsAny[Aggregation] = Sum()
+    penalties: tuple[SerializeAsAny[Penalty], ...] = ()
+    phrases: Fraction = 0.0
+    losses: dict[str, SerializeAsAny[Loss]] = {}
+    teachers: tuple["Experiment", ...] = ()
+    soft_share: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.5
+    temperature: Positive = 2.0
+    averages: tuple[SerializeAsAny[Average], ...] = ()
+    stored: str = "own"
+    conflicts: Count | None = None
     dev_limit: Count | None = None
 
     @property
@@ -173,25 +205,25 @@ class Experiment(Optimisation):
 
     @field_validator("tasks", mode="before")
     @classmethod
-    def _tasks(cls, value):
+    def _tasks(cls, value: Any) -> tuple[str, ...]:
         names = tuple(task.name if isinstance(task, Task) else task for task in _listed(value, "names of tasks"))
         for name in names:
             if not isinstance(name, str) or name not in TASKS:
-                raise ValueError(f"unknown task {str(name)[:100]!r}{nearest(str(name), TASKS)}")
+                raise UnknownKind(f"unknown task {str(name)[:100]!r}{nearest(str(name), TASKS)}")
         if len(set(names)) < len(names):
             raise ValueError(f"a task is named twice: {', '.join(names)}")
         if not names:
             raise ValueError("expected at least one task")
         return names
 
-    @field_validator("sampler", mode="before")
+    @field_validator("sampler", "aggregate", mode="before")
     @classmethod
-    def _sampler(cls, value):
-        return Sampler.read(value)
+    def _kinded(cls, value: Any, info: ValidationInfo) -> Any:
+        return (Sampler if info.field_name == "sampler" else Aggregation).read(value)
 
     @field_validator("penalties", mode="before")
     @classmethod
-    def _penalties(cls, value):
+    def _penalties(cls, value: Any) -> tuple[Penalty, ...]:
         penalties = tuple(Penalty.read(entry) for entry in _listed(value, "penalties"))
         if len({penalty.kind for penalty in penalties}) < len(penalties):
             raise ValueError("a kind of penalty is given twice")
@@ -203,13 +235,37 @@ class Experiment(Optimisation):
             raise ValueError(f"{kinds} makes no second pass to share a mask with: use dropout 'independent', or 'off'")
         return penalties
 
-    @field_serializer("sampler")
-    def _dump_sampler(self, sampler: Sampler) -> dict:
-        return sampler.model_dump()
+    @field_validator("teachers", mode="before")
+    @classmethod
+    def _teachers(cls, value: Any) -> Any:
+        return tuple(
+            each if isinstance(each, Experiment) else cls.model_validate(each) for each in _listed(value, "experiments")
+        )
 
-    @field_serializer("penalties")
-    def _dump_penalties(self, penalties: tuple[Penalty, ...]) -> list[dict]:
-        return [penalty.model_dump(mode="json") for penalty in penalties]
+    @property
+    def parents(self) -> tuple[Optimisation, ...]:
+        """What it starts from, and its teachers."""
+        return (*super().parents, *self.teachers)
+
+    @field_validator("losses", mode="before")
+    @classmethod
+    def _losses(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            raise ValueError("expected a loss by the name of a task")
+        return {str(task): Loss.read(entry) for task, entry in sorted(value.items(), key=str)}
+
+    @field_validator("averages", mode="before")
+    @classmethod
+    def _averages(cls, value: Any) -> Any:
+        averages = tuple(Average.read(entry) for entry in _listed(value, "averages"))
+        if len({average.kind for average in averages}) < len(averages):
+            raise ValueError("a kind of average is given twice")
+        return averages
+
+    @model_validator(mode="after")
+    def _combined(self) -> Self:
+        require_compatible(self)
+        return self
 
     @property
     def dropout(self) -> str | None:
@@ -220,7 +276,12 @@ class Experiment(Optimisation):
         return next((penalty.dropout for penalty in self.penalties), None)
 
     def _words(self) -> list[str]:
-        return [*super()._words(), self.sampler.kind, *(penalty.label for penalty in self.penalties)]
+        joint = ["joint"] if self.step == "joint" else [f"phrases-{self.phrases:g}"] if self.phrases else []
+        joint += [self.aggregate.label] if self.aggregate.kind != "sum" else []
+        chosen = [f"{task}-{loss.label}" for task, loss in self.losses.items()]
+        chosen += [f"taught-by-{len(self.teachers)}-{self.soft_share:g}"] if self.teachers else []
+        added = [*(each.label for each in self.penalties), *(each.label for each in self.averages)]
+        return [*super()._words(), self.sampler.kind, *joint, *chosen, *added]
 
 
 class Pretraining(Optimisation):
@@ -239,9 +300,9 @@ class Pretraining(Optimisation):
 
     @field_validator("task")
     @classmethod
-    def _task(cls, value):
+    def _task(cls, value: str) -> str:
         if value not in TASKS:
-            raise ValueError(f"unknown task {value[:100]!r}{nearest(value, TASKS)}")
+            raise UnknownKind(f"unknown task {value[:100]!r}{nearest(value, TASKS)}")
         if TASKS[value].kind != "classification" or TASKS[value].is_pair:
             raise ValueError(f"ranking needs a task of classified single sentences, {value!r} is not one")
         return value
@@ -256,57 +317,25 @@ class Pretraining(Optimisation):
         return [*super()._words(), f"mnrl-{self.batch_size}", *masked]
 
 
+def safe_label(words: str) -> str:
+    """Words as a name that a folder can have: letters, digits, dots and hyphens, at most 80."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", words).strip("-.")[:80].strip("-.") or "run"
+
+
 def read_experiment(fields: Any, where: str) -> Optimisation:
-    """The Experiment, or the Pretraining (it has a `task`), of stored fields; ConfigurationError says `where`."""
+    """The Experiment, or the Pretraining (it has a `task`), of stored fields.
+
+    Raises ConfigurationError saying `where`; UnknownKindError where the module of a task, sampler or penalty has to be
+    imported first.
+    """
     kind = Pretraining if isinstance(fields, dict) and "task" in fields else Experiment
-    return checked(kind, fields, where)
-
-
-def nearest(word: str, known) -> str:
-    """ " (did you mean ...?)" for a word that resembles a known one, else the known ones."""
-    close = difflib.get_close_matches(word[:100], list(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else f" (known: {', '.join(map(str, known))})"
-
-
-def checked(kind: type[BaseModel], content: Any, where: str):
-    """`content` as a value of `kind`; every fault in one ConfigurationError that says `where`."""
     try:
-        return kind.model_validate(content)
-    except ValidationError as error:
-        raise ConfigurationError("\n".join(_fault(kind, fault, where) for fault in error.errors())) from error
-    except RecursionError:
-        raise ConfigurationError(f"{where}: nested too deeply") from None
-
-
-def _fault(kind: type[BaseModel], fault: Mapping[str, Any], where: str) -> str:
-    key = ".".join(str(part) for part in fault["loc"])
-    if fault["type"] == "extra_forbidden":
-        return f"{where}: unknown key {key[:120]!r}{nearest(key, kind.model_fields)}"
-    actual = shortened(fault["input"])
-    hint = ""
-    if isinstance(fault["input"], str) and fault["type"].endswith("_type"):
-        hint = " (YAML reads 1e-5 as text: write 1.0e-5)" if "e" in fault["input"].lower() else ""
-    message = fault["msg"].removeprefix("Value error, ")
-    return f"{where}: {key}: {message}, found {actual}{hint}" if key else f"{where}: {message}"
-
-
-def shortened(value: Any, limit: int = 200) -> str:
-    """`repr(value)`, cut at `limit` characters; of a container only its type and size, to keep messages short."""
-    if isinstance(value, dict | list | tuple | set):
-        return f"{type(value).__name__} of {len(value)}"
-    if isinstance(value, int) and abs(value) >= 10**limit:
-        return "an integer of hundreds of digits"
-    text = repr(value[: limit + 1]) if isinstance(value, str | bytes) else repr(value)
-    return text if len(text) <= limit else text[:limit] + "..."
+        return checked(kind, fields, where)
+    except UnknownKindError as error:
+        raise UnknownKindError(f"{error}; name the module that defines it with --import MODULE") from None
 
 
 def _listed(value: Any, what: str) -> list | tuple:
     if not isinstance(value, list | tuple):
         raise ValueError(f"expected a list of {what}")
     return value
-
-
-def _unnamed(fields: dict) -> dict:
-    """Stored fields without the names, its own and its ancestors'."""
-    start = fields["start_from"]
-    return {**fields, "name": "", "start_from": start and _unnamed(start)}

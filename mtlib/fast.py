@@ -1,11 +1,13 @@
-"""A BERT encoder's forward pass, fast on a CPU: the same sums as in transformers, in half the time.
+"""A BERT encoder's forward and backward pass, fast: the same sums as in transformers, in half the time.
 
 What it does otherwise than transformers' modules under autocast: the weights of all layers are cast to bfloat16 once
 an optimizer step, queries, keys and values as one matrix. Between the layers everything stays float32: residuals,
 LayerNorm, softmax; only matrix products and GELU are bfloat16, with one cast before each. Attention is two plain
-products, for a softmax in bfloat16 and torch's fused attention are slower on short sentences. Dropout masks are 16-bit
-words of NumPy's fastest bit generator, whose seed is one draw from torch's: so they are a function of torch's seed as
-ordinary dropout is, at a tenth of its cost.
+products, for a softmax in bfloat16 and torch's fused attention are slower on short sentences. On a CPU dropout masks
+are 16-bit words of NumPy's fastest bit generator, whose seed is one draw from torch's: so they are a function of
+torch's seed as ordinary dropout is, at a tenth of its cost. A layer is one autograd function (`mtlib.fast_layer`), and
+its weights' gradients are written where they are kept from step to step (`Gradients`). On a GPU, where a small
+encoder's step is mostly the launching of kernels, that means fewer of them.
 
 Without autocast the same code computes in float32. Encoders and devices that it does not know are left to
 transformers. The environment variable MTLIB_FAST=0 turns it off; a run records which it was.
@@ -13,18 +15,21 @@ transformers. The environment variable MTLIB_FAST=0 turns it off; a run records 
 
 import copy
 import ctypes
-import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import get_total_norm
+from torch.autograd.function import once_differentiable
+
+from mtlib.fast_layer import JOINED, Cast, Layer, Pass, Weights, computed
+from mtlib.gradients import Place, Rows
 
 SWITCH = "MTLIB_FAST"
 """Environment variable: 0 leaves every encoder to transformers."""
@@ -39,7 +44,7 @@ ATTENTION = {
 
 def enabled(device: torch.device) -> bool:
     """Whether encoders on `device` take the fast path, if it knows them."""
-    return device.type == "cpu" and os.environ.get(SWITCH, "1") != "0"
+    return device.type in ("cpu", "cuda") and os.environ.get(SWITCH, "1") != "0"
 
 
 def known(encoder: nn.Module) -> bool:
@@ -64,17 +69,6 @@ def _modules(kind: str, layer: nn.Module) -> list[nn.Module]:
     return [*products, layer.intermediate.dense, layer.output.dense, norm, layer.output.LayerNorm]
 
 
-@dataclass(frozen=True)
-class Layer:
-    """One layer's weights as they are multiplied: matrices [out, in] and biases [out] of the four products."""
-
-    qkv: tuple[Tensor, Tensor]
-    out: tuple[Tensor, Tensor]
-    up: tuple[Tensor, Tensor]
-    down: tuple[Tensor, Tensor]
-    norms: tuple[nn.LayerNorm, nn.LayerNorm]
-
-
 class FastEncoder:
     """Computes the last hidden state of an encoder that is `known` from the output of its embedding block.
 
@@ -83,18 +77,24 @@ class FastEncoder:
 
     def __init__(self, encoder: nn.Module):
         self.encoder = encoder
+        self.places: dict[int, list[Place | None]] = {}
+        """By layer, where its gradients go while a step collects them (`Gradients`)."""
+        self.rows: Rows | None = None
+        """Where the word embeddings' gradient goes then."""
         self._fixed: dict | None = None
 
-    def __deepcopy__(self, memo) -> "FastEncoder":
+    def __deepcopy__(self, memo: dict) -> "FastEncoder":
         return FastEncoder(copy.deepcopy(self.encoder, memo))
 
     def embed(self, **inputs: Tensor) -> Tensor:
         """Output of the embedding block, [batch, tokens, hidden]: the block's own, with fast lookup and dropout."""
         block = self.encoder.embeddings
         words, dropped = block.word_embeddings, block.dropout.p if block.training else 0.0
+        if words.weight.device.type != "cpu":
+            return block(**inputs)
 
         def look_up(ids: Tensor) -> Tensor:
-            return Lookup.apply(words.weight, ids, words.padding_idx)
+            return Lookup.apply(words.weight, ids, words.padding_idx, lambda: self.rows)
 
         def drop(x: Tensor) -> Tensor:
             return x * Masks().draw(x.shape, dropped) if dropped else x
@@ -107,18 +107,27 @@ class FastEncoder:
 
         embeddings: [batch, tokens, hidden]. mask: 1 on tokens and 0 on padding, [batch, tokens].
         """
-        dtype = torch.bfloat16 if torch.is_autocast_enabled("cpu") else embeddings.dtype
-        config, masks = self.encoder.config, Masks()
+        device = embeddings.device
+        dtype = torch.bfloat16 if torch.is_autocast_enabled(device.type) else embeddings.dtype
+        config, draw = self.encoder.config, Masks().draw if device.type == "cpu" else drawn(device)
         training = self.encoder.training
         dropped = (config.attention_probs_dropout_prob, config.hidden_dropout_prob) if training else (0.0, 0.0)
-        with torch.autocast("cpu", enabled=False):
+        with torch.autocast(device.type, enabled=False):
             bias = (1 - mask[:, None, None, :].to(embeddings.dtype)) * torch.finfo(torch.bfloat16).min
             if hasattr(self.encoder.encoder, "compute_position_bias"):
                 bias = bias + self.encoder.encoder.compute_position_bias(embeddings[:1])
+            given = Pass(config.num_attention_heads, config.layer_norm_eps, draw, *dropped)
             x = embeddings
-            for layer in self.layers(dtype):
-                x = _layer(x, layer, bias, config.num_attention_heads, dtype, masks, dropped)
+            for number, weights in enumerate(self.layers(dtype)):
+                if torch.is_grad_enabled():
+                    x = Layer.apply(x, bias, given, self._place_of(number), *weights.all())
+                else:
+                    x, _ = computed(x, bias, given, weights)
         return x
+
+    def _place_of(self, number: int) -> Callable[[], list[Place | None]]:
+        none: list[Place | None] = [None] * len(JOINED)
+        return lambda: self.places.get(number, none)
 
     @contextmanager
     def fixed(self) -> Iterator[None]:
@@ -132,7 +141,7 @@ class FastEncoder:
         finally:
             self._fixed = None
 
-    def layers(self, dtype: torch.dtype) -> list[Layer]:
+    def layers(self, dtype: torch.dtype) -> list[Weights]:
         """The layers' weights in `dtype`, part of the graph where gradients are on."""
         if self._fixed is None:
             return self._cast(dtype)
@@ -141,84 +150,54 @@ class FastEncoder:
             self._fixed[key] = self._cast(dtype)
         return self._fixed[key]
 
-    def _cast(self, dtype: torch.dtype) -> list[Layer]:
-        layers = [_modules(type(self.encoder).__name__, layer) for layer in self.encoder.encoder.layer]
-        groups = []
-        for query, key, value, *products, _, _ in layers:
-            groups += [[part.weight for part in (query, key, value)], [part.bias for part in (query, key, value)]]
-            groups += [[weight] for product in products for weight in (product.weight, product.bias)]
-        if dtype == torch.bfloat16:
-            sizes, parameters = [len(group) for group in groups], [weight for group in groups for weight in group]
-            cast = iter(Bfloat16.apply(sizes, *parameters))
-        else:
-            cast = (torch.cat(group) if len(group) > 1 else group[0] for group in groups)
-        pairs = [[(next(cast), next(cast)) for _ in range(4)] for _ in layers]
-        return [Layer(*four, tuple(modules[-2:])) for four, modules in zip(pairs, layers, strict=True)]
+    def _cast(self, dtype: torch.dtype) -> list[Weights]:
+        return [Weights(*Cast.apply(dtype, *chain.from_iterable(fields))) for fields in self.parameters()]
 
+    @property
+    def table_of_words(self) -> nn.Parameter:
+        """The word embeddings, [words, hidden]."""
+        block: Any = self.encoder.embeddings
+        return block.word_embeddings.weight
 
-class Bfloat16(torch.autograd.Function):
-    """Parameters cast to bfloat16, `sizes[i]` successive ones joined to output i.
-
-    A parameter's gradient is added to the one it has, if it has one: a float32 copy would be made only to be added.
-    """
-
-    @staticmethod
-    def forward(ctx, sizes: Sequence[int], *parameters: Tensor):
-        """The joined casts, one a size."""
-        ctx.parameters, ctx.rows = parameters, []
-        remaining, outputs = iter(parameters), []
-        for size in sizes:
-            group = [next(remaining) for _ in range(size)]
-            rows = [len(part) for part in group]
-            output = torch.empty(sum(rows), *group[0].shape[1:], dtype=torch.bfloat16)
-            for target, part in zip(output.split(rows), group, strict=True):
-                target.copy_(part)
-            outputs.append(output)
-            ctx.rows.append(rows)
-        return tuple(outputs)
-
-    @staticmethod
-    def backward(ctx, *gradients: Tensor):
-        """Gradients of the parameters, or none where they were added to what is there."""
-        parts = [part for gradient, rows in zip(gradients, ctx.rows, strict=True) for part in gradient.split(rows)]
-        for index, parameter in enumerate(ctx.parameters):
-            if parameter.grad is None:
-                parts[index] = parts[index].float()
-            else:
-                parameter.grad.add_(parts[index])
-                parts[index] = None
-        return None, *parts
+    def parameters(self) -> list[list[list[nn.Parameter]]]:
+        """By layer and field of `Weights`, the parameters that it joins."""
+        found: list[list[list[Any]]] = []
+        for layer in self.encoder.encoder.layer:
+            query, key, value, out, up, down, norm, last = _modules(type(self.encoder).__name__, layer)
+            joined = [[part.weight for part in (query, key, value)], [part.bias for part in (query, key, value)]]
+            rest = [each for module in (out, norm, up, down, last) for each in (module.weight, module.bias)]
+            found.append(joined + [[each] for each in rest])
+        return found
 
 
 class Lookup(torch.autograd.Function):
-    """Rows of the word embeddings, whose gradient is added to the table's where there is one.
-
-    A dense gradient of its own would be 30,522 rows for the few hundred of a batch.
-    """
+    """Rows of the word embeddings, whose gradient goes to `Rows` where there are some, or to the table's own."""
 
     @staticmethod
-    def forward(ctx, table: Tensor, ids: Tensor, padding: int | None) -> Tensor:
+    def forward(ctx: Any, table: Tensor, ids: Tensor, padding: int | None, rows: Callable[[], Rows | None]) -> Tensor:
         """Rows of the table [words, hidden], [batch, tokens, hidden]."""
         ctx.save_for_backward(table, ids)
-        ctx.padding = padding
+        ctx.padding, ctx.rows = padding, rows
         return F.embedding(ids, table)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor):
-        """The table's gradient, or none where it was added to what is there."""
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """The table's gradient, or none where it was added to what is kept."""
         table, ids = ctx.saved_tensors
         if ctx.padding is not None:
             gradient = gradient.masked_fill((ids == ctx.padding).unsqueeze(-1), 0)
-        given = table.grad is not None
-        total = table.grad if given else torch.zeros_like(table)
-        total.index_add_(0, ids.flatten(), gradient.flatten(0, -2))
-        return None if given else total, None, None
+        ids, gradient, rows = ids.flatten(), gradient.flatten(0, -2), ctx.rows()
+        if rows is not None:
+            rows.add(ids, gradient)
+            return None, None, None, None
+        return torch.zeros_like(table).index_add_(0, ids, gradient), None, None, None
 
 
 class Masks:
     """Inverted-dropout masks of one pass, from a bit generator that is seeded by one draw of torch's at the first."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.bits = None
 
     def draw(self, shape: Sequence[int], dropped: float) -> Tensor:
@@ -230,60 +209,9 @@ class Masks:
         return torch.from_numpy(words >= threshold).float().mul_(65536 / (65536 - threshold)).view(*shape)
 
 
-def _layer(
-    x: Tensor, layer: Layer, bias: Tensor, heads: int, dtype: torch.dtype, masks: Masks, dropped: tuple[float, float]
-) -> Tensor:
-    """One post-LayerNorm transformer layer of x [batch, tokens, hidden]; bias is added to the scores of attention."""
-    batch, tokens, hidden = x.shape
-    size = hidden // heads
-    of_attention, of_hidden = dropped
-    qkv = F.linear(x.to(dtype), *layer.qkv).view(batch, tokens, 3, heads, size)
-    q, k, v = qkv.permute(2, 0, 3, 1, 4).contiguous().unbind()  # [batch, heads, tokens, size] each
-    probabilities = torch.add(bias, q @ k.mT, alpha=size**-0.5).softmax(-1)  # [batch, heads, tokens, tokens], float32
-    if of_attention:
-        probabilities = probabilities * masks.draw(probabilities.shape, of_attention)
-    context = (probabilities.to(dtype) @ v).transpose(1, 2).reshape(batch, tokens, hidden)
-    x = _add_norm(x, F.linear(context, *layer.out), layer.norms[0], masks, of_hidden)
-    inner = F.gelu(F.linear(x.to(dtype), *layer.up))
-    return _add_norm(x, F.linear(inner, *layer.down), layer.norms[1], masks, of_hidden)
-
-
-def _add_norm(x: Tensor, output: Tensor, norm: nn.LayerNorm, masks: Masks, dropped: float) -> Tensor:
-    """LayerNorm of the residual x plus the sublayer's output, which is dropped out."""
-    output = output.to(x.dtype)
-    added = torch.addcmul(x, output, masks.draw(x.shape, dropped)) if dropped else x + output
-    return F.layer_norm(added, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
-
-
-class Gradients:
-    """Gradients of a model's parameters, those of an encoder on the fast path views of one buffer kept between steps.
-
-    Every one of those has a gradient at every step; a head has none where the batch is of another task.
-    """
-
-    def __init__(self, model: nn.Module):
-        encoder = model.fast.encoder if model.fast else None
-        kept = [*encoder.embeddings.parameters(), *encoder.encoder.parameters()] if encoder else []
-        self.kept = [parameter for parameter in kept if parameter.requires_grad]
-        ids = {id(parameter) for parameter in self.kept}
-        self.others = [parameter for parameter in model.parameters() if id(parameter) not in ids]
-        self.buffer = torch.zeros(sum(parameter.numel() for parameter in self.kept))
-
-    def clear(self) -> None:
-        """Zero the buffer; gradients outside of it become none."""
-        parts = self.buffer.zero_().split([parameter.numel() for parameter in self.kept]) if self.kept else ()
-        for parameter, part in zip(self.kept, parts, strict=True):
-            parameter.grad = part.view_as(parameter)
-        for parameter in self.others:
-            parameter.grad = None
-
-    def clip(self, largest: float) -> float:
-        """Scale all gradients so that their norm is at most `largest`; their norm before."""
-        others = [parameter.grad for parameter in self.others if parameter.grad is not None]
-        norm = math.hypot(self.buffer.dot(self.buffer).sqrt().item(), get_total_norm(others).item())
-        if norm > largest:
-            torch._foreach_mul_([self.buffer, *others], largest / (norm + 1e-6))
-        return norm
+def drawn(device: torch.device) -> Callable[[Sequence[int], float], Tensor]:
+    """Draws masks as `Masks` does, by torch's own generator of the device."""
+    return lambda shape, dropped: torch.empty(*shape, device=device).bernoulli_(1 - dropped).div_(1 - dropped)
 
 
 @contextmanager

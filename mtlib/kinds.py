@@ -6,6 +6,10 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict
 
 
+class UnknownKind(ValueError):
+    """A name that no imported module has defined."""
+
+
 class Kinded(BaseModel):
     """Base of a family of frozen, strict values that a field `kind` tells apart.
 
@@ -42,7 +46,7 @@ class Kinded(BaseModel):
     def read(cls, value: Any) -> Self:
         """The value that `value` is, names (a kind whose fields all have defaults) or describes (a dict of fields).
 
-        Raises ValueError for an unknown kind (its module may have to be imported), for a value whose `kind` is that of
+        Raises UnknownKind where a module may have to be imported first, ValueError for a value whose `kind` is that of
         another class, and for fields that do not fit.
         """
         kinds = cls.kinds()
@@ -56,5 +60,5 @@ class Kinded(BaseModel):
         if not isinstance(name, str) or not isinstance(fields, dict) or name not in kinds:
             close = difflib.get_close_matches(str(name)[:100], kinds, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(kinds)}"
-            raise ValueError(f"unknown {cls.__name__.lower()} {repr(name)[:120]} ({hint})")
+            raise UnknownKind(f"unknown {cls.__name__.lower()} {repr(name)[:120]} ({hint})")
         return kinds[name].model_validate(fields)

@@ -1,45 +1,30 @@
 """The multitask model: one shared encoder and one linear head a task."""
 
-import hashlib
-import os
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from inspect import signature
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
-import safetensors.torch
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 
-from mtlib import folders
+from mtlib import storage
 from mtlib.data.batches import PAD_TO, TokenizedSplit
 from mtlib.device import Precision, autocast
 from mtlib.encoders import load_folder, position_padding
-from mtlib.errors import CheckpointError, ConfigurationError
+from mtlib.errors import ConfigurationError
 from mtlib.fast import FastEncoder, computing, enabled, known
+from mtlib.prediction import evaluated, inputs_frame, inputs_of, predictions
 from mtlib.randomness import torch_generator
 from mtlib.tasks import Task
 
-ABOUT, HEADS = "multitask.json", "heads.safetensors"
-LARGEST_ABOUT = 2**20  # bytes of multitask.json; one with a hundred tasks has 30 kB
-
-
-class About(BaseModel):
-    """What multitask.json says of a stored model: its tasks, its settings, and the SHA-256 of every other file."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    format: Literal[2] = 2
-    tasks: Annotated[tuple[Task, ...], Field(min_length=1)]
-    pooling: Literal["cls", "mean"]
-    head_dropout: Annotated[float, Field(ge=0, lt=1)]
-    max_tokens: Annotated[int, Field(ge=4)]
-    files: dict[str, str]
+TEXT = Task("text", "regression", ("text",), "label")
+"""Single texts without a task, as `embed` reads them."""
 
 
 class MultitaskModel(nn.Module):
@@ -49,32 +34,34 @@ class MultitaskModel(nn.Module):
     pooling: "mean" over the tokens, or "cls", the first token's vector.
     head_dropout: dropout before the heads (the report uses none).
     seed: heads are drawn from N(0, 0.02^2) as in BERT, from streams named after their tasks.
+    temperatures: by task, what calibrated probabilities divide logits by; empty unless they were fitted and set.
     """
 
     def __init__(
         self,
         encoder: nn.Module,
-        tokenizer,
+        tokenizer: Any,
         tasks: Sequence[Task],
         *,
         pooling: str = "mean",
         head_dropout: float = 0.0,
         max_tokens: int = 128,
         seed: int = 0,
-    ):
+    ) -> None:
         super().__init__()
         if len({task.name for task in tasks}) < len(tasks):
             raise ConfigurationError(
                 f"expected tasks of different names, found {', '.join(task.name for task in tasks)}"
             )
-        self.encoder = encoder
+        self.encoder = cast(Any, encoder)  # as a Module, its attributes would be of any type but their own
         self._fast = FastEncoder(encoder) if known(encoder) else None
         self.tokenizer = tokenizer
         self.tasks = tuple(tasks)
         self.pooling = pooling
         self.max_tokens = min(max_tokens, _positions(encoder), tokenizer.model_max_length)
         self.dropout = nn.Dropout(head_dropout)
-        self.heads = nn.ModuleDict({task.name: _head(encoder.config.hidden_size, task, seed) for task in tasks})
+        self.temperatures: dict[str, float] = {}
+        self.heads = nn.ModuleDict({task.name: _head(self.encoder.config.hidden_size, task, seed) for task in tasks})
 
     @property
     def device(self) -> torch.device:
@@ -114,10 +101,14 @@ class MultitaskModel(nn.Module):
         else:
             with computing(self.encoder.embeddings, lambda *_, **__: embeddings):
                 hidden = self.encoder(**inputs).last_hidden_state
+        return self.pool(hidden, inputs["attention_mask"])
+
+    def pool(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Sentence vectors [batch, hidden] of the last hidden state [batch, tokens, hidden]; mask [batch, tokens]."""
         if self.pooling == "cls":
             return hidden[:, 0]
-        mask = inputs["attention_mask"].unsqueeze(-1).to(hidden.dtype)
-        return (hidden * mask).sum(1) / mask.sum(1)
+        weights = mask.unsqueeze(-1).to(hidden.dtype)
+        return (hidden * weights).sum(1) / weights.sum(1)
 
     def forward(
         self, task: str, inputs: Mapping[str, torch.Tensor], embeddings: torch.Tensor | None = None
@@ -134,66 +125,119 @@ class MultitaskModel(nn.Module):
 
     def tokenize(self, task: Task, inputs: Sequence[str] | Sequence[tuple[str, str]]) -> TokenizedSplit:
         """Texts, or pairs of texts, as an unlabelled split."""
-        return TokenizedSplit(task, _frame(task, inputs), self.tokenizer, self.max_tokens)
+        return TokenizedSplit(task, inputs_frame(task, inputs), self.tokenizer, self.max_tokens)
 
     def predict(
-        self, task: str, inputs: Sequence[str] | Sequence[tuple[str, str]], precision: Precision = "auto"
+        self,
+        task: str,
+        inputs: str | tuple[str, str] | Sequence[str] | Sequence[tuple[str, str]],
+        *,
+        precision: Precision = "auto",
+        batch_size: int | None = None,
+        progress: bool = False,
+        calibrated: bool = False,
     ) -> pd.DataFrame:
         """Predictions for texts (or pairs of texts), one row each, in their order; no texts, no rows.
 
-        Columns: `prediction`, and for classes their probabilities `p0`, `p1`, ... precision: as of an experiment.
-        Raises ConfigurationError for an unknown task and for inputs that are not what the task reads, such as one text
-        that is not in a list.
+        One text, or one pair as a tuple, gives one row. Columns: `prediction`; for classes `label`, the predicted
+        class's name, where the task has names, and the probabilities `p0`, `p1`, ...
+        precision: as of an experiment. batch_size: inputs a batch (without it, 2,048 tokens), sorted by length whatever
+        it is. progress: show a bar. calibrated: probabilities at the task's temperature (`temperatures`).
+        Raises ConfigurationError for an unknown task, for inputs that are not what the task reads, and for `calibrated`
+        where the model has no temperature of the task.
         """
         known = self.task(task)
-        if not len(_listed(inputs)):
-            return self.predict(task, [("", "")] if known.is_pair else [""]).iloc[:0]
+        temperature = self._temperature(known) if calibrated else 1.0
+        listed = inputs_of(known, inputs)
+        if not len(listed):
+            return self.predict(task, ("", "") if known.is_pair else "").iloc[:0]
         with autocast(self.device, precision):
-            return predictions(self, self.tokenize(known, inputs)).drop(columns="id")
+            split = self.tokenize(known, listed)
+            frame = predictions(self, split, temperature, batch_size=batch_size, progress=progress).drop(columns="id")
+        if known.names:
+            frame.insert(1, "label", np.array(known.names, dtype=object)[frame["prediction"]])
+        return frame
 
-    def embed(self, texts: Sequence[str], normalise: bool = False) -> np.ndarray:
-        """Sentence vectors [texts, hidden], float32; `normalise` divides each by its length."""
-        if not len(_listed(texts)):
-            return self.embed([""])[:0]
-        single = Task("text", "regression", ("text",), "label")
-        vectors = evaluated(self, self.tokenize(single, texts), lambda batch: self.encode(batch.inputs))
+    def _temperature(self, task: Task) -> float:
+        if task.kind != "regression" and task.name not in self.temperatures:
+            raise ConfigurationError(
+                f"task {task.name}: this model has no temperature to calibrate with; "
+                "mtlib.calibrated(run) is the run's model with those that its dev predictions give"
+            )
+        return self.temperatures.get(task.name, 1.0)
+
+    def embed(
+        self,
+        texts: str | Sequence[str],
+        normalise: bool = False,
+        *,
+        batch_size: int | None = None,
+        progress: bool = False,
+    ) -> np.ndarray:
+        """Sentence vectors [texts, hidden], float32; `normalise` divides each by its length.
+
+        One text gives one row. batch_size, progress: as in `predict`.
+        """
+        listed = inputs_of(TEXT, texts)
+        if not len(listed):
+            return self.embed("")[:0]
+        split = self.tokenize(TEXT, listed)
+        vectors = evaluated(self, split, lambda batch: self.encode(batch.inputs), batch_size, progress)
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True) if normalise else vectors
 
+    def similarity(self, a: str | Sequence[str], b: str | Sequence[str], **options: Any) -> np.ndarray:
+        """How similar each text of `a` is to the one of `b` beside it, [texts], on the scale of the labels (STS: 0-5).
+
+        The head of the model's first regression over pairs says it, in both orders, of which this is the mean: so
+        similarity(a, b) is similarity(b, a). To compare many texts with many, multiply vectors of `embed`.
+        options: those of `predict`. Raises ConfigurationError for a model without such a task and for lists of
+        different lengths.
+        """
+        task = next((task for task in self.tasks if task.is_pair and task.kind == "regression"), None)
+        if task is None:
+            raise ConfigurationError(
+                "similarity needs a task that scores pairs, such as sts; "
+                f"this model has {', '.join(each.name for each in self.tasks)}: compare vectors of embed instead"
+            )
+        left, right = inputs_of(TEXT, a), inputs_of(TEXT, b)
+        if len(left) != len(right):
+            raise ConfigurationError(f"expected as many texts as texts, found {len(left)} and {len(right)}")
+        both = [*zip(left, right, strict=True), *zip(right, left, strict=True)]
+        return self.predict(task.name, both, **options)["prediction"].to_numpy().reshape(2, -1).mean(axis=0)
+
     def save_pretrained(self, folder: Path | str) -> str:
-        """Write the model so that `from_pretrained`, and for the encoder alone `AutoModel`, can load the folder.
+        """Write the model so that `from_pretrained` can load the folder, and so can, for the encoder alone,
+        transformers' `AutoModel` and sentence-transformers.
 
         Returns its seal: the SHA-256 of multitask.json, which is written last and holds those of all other files.
         """
-        folder = Path(folder)
-        self.encoder.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
-        heads = {name: tensor.contiguous() for name, tensor in self.heads.state_dict().items()}
-        (folder / HEADS).write_bytes(safetensors.torch.save(heads))
-        about = About(
+        return storage.write(
+            Path(folder),
+            self.encoder,
+            self.tokenizer,
+            self.heads.state_dict(),
             tasks=self.tasks,
             pooling=self.pooling,
             head_dropout=self.dropout.p,
             max_tokens=self.max_tokens,
-            files=folders.digests([*folders.encoder_files(folder), folder / HEADS]),
+            temperatures=self.temperatures,
         )
-        text = about.model_dump_json(indent=1).encode()
-        (folder / ABOUT).write_bytes(text)
-        for name in about.files:  # safetensors creates files that only their owner may read
-            (folder / name).chmod((folder / ABOUT).stat().st_mode)
-        return hashlib.sha256(text).hexdigest()
 
     @classmethod
-    def from_pretrained(cls, path: Path | str, seal: str | None = None) -> "MultitaskModel":
-        """The model stored in `path`, a model folder or a run's folder, on the CPU and in evaluation mode.
+    def from_pretrained(
+        cls, path: Path | str, seal: str | None = None, *, revision: str | None = None
+    ) -> "MultitaskModel":
+        """The model stored in `path`, on the CPU and in evaluation mode.
 
+        path: a model folder, a run's folder, or a Hub id "user/name" (revision: its branch, tag or commit).
         seal: what `save_pretrained` returned, where that is known. Every file is checked against the SHA-256 that was
         written with it; only safetensors and JSON are read. Raises CheckpointError when something is missing, changed
-        or does not fit, StorageError when a file cannot be read.
+        or does not fit, StorageError when a file cannot be read or the Hub does not give it.
         """
-        folder = Path(path) / "model" if os.path.isdir(Path(path) / "model") else Path(path)
-        about = _about(folder, seal)
+        folder = storage.model_folder(path, revision)
+        about = storage.read_about(folder, seal)
         encoder, tokenizer = load_folder(folder)
-        heads = _stored_heads(folder / HEADS, about.tasks, encoder.config.hidden_size)
+        heads = storage.read_heads(folder / storage.HEADS, about.tasks, encoder.config.hidden_size)
         model = cls(
             encoder,
             tokenizer,
@@ -203,41 +247,32 @@ class MultitaskModel(nn.Module):
             max_tokens=about.max_tokens,
         )
         model.heads.load_state_dict(heads)
+        model.temperatures = dict(about.temperatures)
         return model.eval()
 
+    def push_to_hub(self, name: str, *, card: str = "", private: bool = True) -> str:
+        """Upload the model to the Hub's repository "user/name", made if there is none; the commit's address.
 
-def stored_seal(folder: Path | str) -> str:
-    """The seal of a model folder as it is on the disk now, `save_pretrained`'s where nothing changed since.
+        card: text of its README.md, such as `mtlib.study.model_card.card_text(run)`. Who uploads is whom
+        `huggingface-cli login` or HF_TOKEN says. Raises StorageError where the Hub refuses.
+        """
+        with tempfile.TemporaryDirectory(prefix="mtlib-upload-") as folder:
+            self.save_pretrained(folder)
+            if card:
+                (Path(folder) / storage.CARD).write_text(card, encoding="utf-8")
+            return storage.upload(Path(folder), name, private)
 
-    Raises CheckpointError where a file differs from what multitask.json says, StorageError where one cannot be read.
-    """
-    _about(Path(folder), None)
-    return folders.sha256(Path(folder) / ABOUT)
+    def export(self, task: str, folder: Path | str) -> Path:
+        """Write one task as an ordinary `AutoModelForSequenceClassification`; see `mtlib.exports.export_task`."""
+        from mtlib.exports import export_task
 
+        return export_task(self, task, folder)
 
-def _about(folder: Path, seal: str | None) -> About:
-    """multitask.json of a model whose every file is as it says, and which itself has the SHA-256 `seal`, if given."""
-    if seal is not None:
-        folders.expect(folder, {ABOUT: seal})
-    with folders.reading(folder / ABOUT):
-        if not (folder / ABOUT).is_file():
-            raise CheckpointError(f"{folder}: expected a stored multitask model, found no {ABOUT}")
-        data = (folder / ABOUT).read_bytes()
-    try:
-        about = About.model_validate_json(data[:LARGEST_ABOUT])
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        found = repr(first["input"])[:80]
-        raise CheckpointError(f"{folder / ABOUT}: {f'{key}: ' if key else ''}{first['msg']}, found {found}") from error
-    except ConfigurationError as error:
-        raise CheckpointError(f"{folder / ABOUT}: {error}") from error
-    there = {path.name for path in folders.encoder_files(folder)} | {HEADS}
-    if unknown := sorted(there ^ about.files.keys()):
-        listed = f"{', '.join(sorted(about.files))}; these are only in one of both: {', '.join(unknown)}"
-        raise CheckpointError(f"{folder}: expected the files that {ABOUT} names, {listed}"[:600])
-    folders.expect(folder, about.files)
-    return about
+    def export_onnx(self, folder: Path | str, int8: bool = False) -> Path:
+        """Write encoder and heads as ONNX, in 8 bits on request; see `mtlib.onnx_model.export_onnx`."""
+        from mtlib.onnx_model import export_onnx
+
+        return export_onnx(self, folder, int8)
 
 
 def _positions(encoder: nn.Module) -> int:
@@ -250,78 +285,9 @@ def _positions(encoder: nn.Module) -> int:
     return (positions if padding is None else positions - padding - 1) // PAD_TO * PAD_TO
 
 
-def _stored_heads(path: Path, tasks: Sequence[Task], hidden: int) -> dict[str, torch.Tensor]:
-    """The heads in a file. Raises CheckpointError, before anything is built, where they are not those of `tasks`."""
-    try:
-        heads = safetensors.torch.load_file(path)
-    except safetensors.SafetensorError as error:
-        raise CheckpointError(f"{path}: {error}") from error
-    expected = {f"{task.name}.weight": [task.outputs, hidden] for task in tasks}
-    expected |= {f"{task.name}.bias": [task.outputs] for task in tasks}
-    found = {name: list(tensor.shape) for name, tensor in heads.items()}
-    if wrong := sorted(name for name in expected | found if expected.get(name) != found.get(name)):
-        listed = "; ".join(f"{name}: expected {expected.get(name)}, found {found.get(name)}" for name in wrong[:6])
-        raise CheckpointError(f"{path}: {listed}")
-    return heads
-
-
 def _head(hidden: int, task: Task, seed: int) -> nn.Linear:
     head = nn.Linear(hidden, task.outputs)
     with torch.no_grad():
         head.weight.normal_(0, 0.02, generator=torch_generator(seed, f"head/{task.name}"))
         head.bias.zero_()
     return head
-
-
-def _listed(inputs) -> Sequence | np.ndarray | pd.Series:
-    """`inputs`, if they are a list of some kind; one text would be taken for its letters, a table for its columns."""
-    if isinstance(inputs, str | bytes) or not isinstance(inputs, Sequence | np.ndarray | pd.Series):
-        raise ConfigurationError(
-            f"expected a list of texts or of pairs, found {type(inputs).__name__} {repr(inputs)[:80]}; "
-            "a single one is written [text]"
-        )
-    return inputs
-
-
-def _frame(task: Task, inputs: Sequence) -> pd.DataFrame:
-    expected = "pairs of texts" if task.is_pair else "texts"
-    for position, entry in enumerate(_listed(inputs)):
-        texts = entry if task.is_pair and isinstance(entry, tuple | list) else (entry,)
-        if len(texts) != len(task.columns) or not all(isinstance(text, str) for text in texts):
-            raise ConfigurationError(f"task {task.name} reads {expected}; found {entry!r} at position {position}")
-    rows = [entry if task.is_pair else (entry,) for entry in inputs]
-    columns = dict(zip(("text_a", "text_b"), map(list, zip(*rows, strict=True)), strict=False))
-    return pd.DataFrame({"id": [str(i) for i in range(len(rows))], **columns})
-
-
-def evaluated(model: MultitaskModel, split: TokenizedSplit, function) -> np.ndarray:
-    """`function(batch)` [batch, width] over a whole split in evaluation mode, float32, in the split's order."""
-    was_training = model.training
-    model.eval()
-    parts, rows = [], []
-    with torch.inference_mode(), model.fixed():
-        for batch in split.evaluation_batches():
-            parts.append(function(batch.to(model.device)).float().cpu())
-            rows.append(batch.rows)
-    model.train(was_training)
-    output = torch.cat(parts).numpy()
-    ordered = np.empty_like(output)
-    ordered[np.concatenate(rows)] = output
-    return ordered
-
-
-def predictions(model: MultitaskModel, split: TokenizedSplit) -> pd.DataFrame:
-    """Predictions for a split, in its order: id, label where known, prediction, and p0, p1, ... for classes."""
-    logits = torch.from_numpy(evaluated(model, split, lambda batch: model(split.task.name, batch.inputs)))
-    frame = pd.DataFrame({"id": split.ids})
-    if split.labels is not None:
-        frame["label"] = split.labels
-    if split.task.kind == "regression":
-        return frame.assign(prediction=logits[:, 0].double().numpy())
-    if split.task.kind == "binary":
-        positive = torch.sigmoid(logits[:, 0].double())
-        probabilities = torch.stack([1 - positive, positive], dim=1).numpy()
-    else:
-        probabilities = torch.softmax(logits.double(), dim=1).numpy()
-    frame["prediction"] = probabilities.argmax(axis=1)
-    return frame.assign(**{f"p{k}": probabilities[:, k] for k in range(probabilities.shape[1])})

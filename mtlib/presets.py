@@ -2,15 +2,21 @@
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Unpack
 
-import yaml
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import BaseModel, Field, ValidationInfo, field_validator
 
+from mtlib.checking import Strict, checked, nearest
 from mtlib.errors import ConfigurationError
-from mtlib.experiments import Experiment, Positive, Pretraining, Seed, Strict, checked, nearest
+from mtlib.experiments import Experiment, Positive, Pretraining, Seed
+from mtlib.extensions import import_modules
+from mtlib.own_corpus import is_described, tasks_of
+from mtlib.samplers import RoundRobin
+from mtlib.settings import ExperimentSettings, PretrainingSettings, spelt_out
+from mtlib.yaml_files import read_yaml
 
 REPORT = {"epochs": 10, "steps_per_epoch": 2000, "batch_size": 16, "learning_rate": 1e-5}
 """The report's settings wherever a table does not vary them."""
@@ -27,21 +33,20 @@ SHORTEST = 45
 SHARED = ("pooling", "max_tokens", "precision", "warmup")
 """What of a preset's `experiment` holds for its pretraining too."""
 
-LARGEST = 2**20  # bytes of a YAML file
-
-NOT_YAML = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
-"""What PyYAML raises for a text: `!!int ""`, `!!bool x` and `!!timestamp x` end in errors that are not its own."""
-
 
 class Preset(Strict):
     """A named size of the study.
 
-    corpus: "sample", "hub" or a folder. encoder, encoder_revision: as in an experiment.
+    corpus: "sample", "hub", a folder, or a YAML file (`mtlib.own_corpus`).
+    encoder, encoder_revision: as in an experiment.
     dial: share of the report's optimizer steps that is trained; 1 is all of them.
     learning_rate: replaces the report's 1e-5; its other rates are scaled in proportion.
     seeds: for the notebooks that repeat runs.
     experiment, pretraining: fields that the report does not set, or that this size overrides.
     notebooks: values for the parameters cell of each notebook, by its name.
+    only: names of the notebooks that are executed; empty, all of them.
+    mtlib: `{import: [...]}`: modules with tasks, penalties or samplers of one's own, by name or as .py files from the
+        preset's own folder.
     """
 
     corpus: Annotated[str, Field(min_length=1)]
@@ -53,6 +58,8 @@ class Preset(Strict):
     experiment: dict[str, Any] = {}
     pretraining: dict[str, Any] = {}
     notebooks: dict[str, dict[str, Any]] = {}
+    only: list[str] = []
+    mtlib: dict[Literal["import"], list[str]] = {}
 
     @field_validator("seeds")
     @classmethod
@@ -142,9 +149,11 @@ def preset_names() -> list[str]:
     return sorted(names, key=lambda name: (names[name], name))
 
 
-def preset(name: str) -> Preset:
-    """The preset `name` ("smoke", "tour", "afternoon", "laptop", "base", "paper"), or that in a YAML file of that path.
+def preset(name: str, corpus: str = "") -> Preset:
+    """The preset `name` ("smoke", "tour", "afternoon", "gpu" ... "paper"), or that in a YAML file of that path.
 
+    corpus: instead of its own. The modules that the preset names are imported; the tasks of a corpus in a YAML file
+    are known from then on, and those of its experiments unless it says which.
     Raises ConfigurationError for an unknown name, an unknown key, a wrong type, or fields that are no experiment.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else presets_folder() / f"{name}.yaml"
@@ -152,12 +161,23 @@ def preset(name: str) -> Preset:
         known = sorted(file.stem for file in presets_folder().glob("*.yaml"))
         raise ConfigurationError(f"unknown preset {name[:120]!r}{nearest(name, known)}")
     chosen = checked(Preset, read_yaml(path), str(path))
+    import_modules(chosen.mtlib.get("import", []), path.parent)
+    chosen = _with_corpus(chosen, corpus or chosen.corpus)
     checked(Experiment, chosen.fields({}), f"{path}: experiment")
     checked(Pretraining, chosen.pretraining_fields({}), f"{path}: pretraining")
     return chosen
 
 
-def experiment(start: str | Preset = "tour", /, **changes) -> Experiment:
+def _with_corpus(chosen: Preset, corpus: str) -> Preset:
+    described = corpus if os.path.isfile(corpus) else project_root() / corpus
+    if not is_described(described) or not os.path.isfile(described):
+        return chosen.model_copy(update={"corpus": corpus})
+    tasks = {"tasks": tasks_of(described)}
+    return chosen.model_copy(update={"corpus": corpus, "experiment": tasks | chosen.experiment})
+
+
+@spelt_out
+def experiment(start: str | Preset = "tour", /, **changes: Unpack[ExperimentSettings]) -> Experiment:
     """The experiment of a preset (its name, or the preset itself) with `changes` to its fields, as they are trained.
 
     >>> experiment("smoke", sampler="annealed", seed=1).label
@@ -169,7 +189,8 @@ def experiment(start: str | Preset = "tour", /, **changes) -> Experiment:
     return checked(Experiment, {**chosen.fields({}), **changes}, f"experiment from {where}")
 
 
-def pretraining(start: str | Preset = "tour", /, **changes) -> Pretraining:
+@spelt_out
+def pretraining(start: str | Preset = "tour", /, **changes: Unpack[PretrainingSettings]) -> Pretraining:
     """The pretraining of a preset (its name, or the preset itself) with `changes` to its fields, as they are trained.
 
     Raises ConfigurationError naming the key, what was expected and what was found.
@@ -178,31 +199,39 @@ def pretraining(start: str | Preset = "tour", /, **changes) -> Pretraining:
     return checked(Pretraining, {**chosen.pretraining_fields({}), **changes}, f"pretraining from {where}")
 
 
+def dotted(fields: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of an experiment with `changes`, whose keys are fields, `sampler.FIELD`, or `KIND.FIELD` of a penalty.
+
+    A penalty that is not there is added: `smart.weight` 5 alone is SMART as it is, at that weight.
+
+    >>> dotted({}, {"smart.weight": 5.0, "smart.mode": "ball"})
+    {'penalties': [{'kind': 'smart', 'weight': 5.0, 'mode': 'ball'}]}
+    """
+    fields = {**fields, **{key: value for key, value in changes.items() if "." not in key}}
+    for key, value in changes.items():
+        first, _, entry = key.partition(".")
+        if entry and first == "sampler":
+            fields[first] = _dumped(fields.get(first, RoundRobin())) | {entry: value}
+        elif entry:
+            listed = fields.get("penalties", ())
+            penalties = [_dumped(each) for each in listed] if isinstance(listed, list | tuple) else []
+            if first not in [each.get("kind") for each in penalties]:
+                penalties.append({"kind": first})
+            fields["penalties"] = [each | {entry: value} if each.get("kind") == first else each for each in penalties]
+    return fields
+
+
+def _dumped(value: Any) -> dict[str, Any]:
+    """A sampler or penalty, given as itself, its fields or its kind, as its fields."""
+    if isinstance(value, BaseModel):
+        return value.model_dump()
+    return dict(value) if isinstance(value, Mapping) else {"kind": value}
+
+
 def label(preset: str, corpus: str) -> str:
     """Folder name of one preset on one corpus, such as `tour-sample`; of a path only the last part counts."""
-    parts = [Path(os.path.abspath(text)).name for text in (preset.removesuffix(".yaml"), corpus) if text]
+    parts = [Path(os.path.abspath(text)).name.removesuffix(".yaml") for text in (preset, corpus) if text]
     return re.sub(r"[^\w.-]+", "_", "-".join(parts))[:120] or "default"
-
-
-def read_yaml(path: Path) -> Any:
-    """The content of a YAML file; raises ConfigurationError for anything else, aliases and giants included."""
-    try:
-        data = path.read_bytes()
-        if len(data) > LARGEST:
-            raise ConfigurationError(f"{path}: expected at most {LARGEST} bytes, found {len(data)}")
-        return yaml.load(data, PlainLoader)
-    except (*NOT_YAML, OSError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)[:500]
-        raise ConfigurationError(f"{path}: cannot be read as YAML: {reason}") from None
-
-
-class PlainLoader(yaml.SafeLoader):
-    """YAML without aliases: a few lines of them can stand for more values than fit into memory."""
-
-    def compose_node(self, parent, index):
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("aliases (*name) are not read here")
-        return super().compose_node(parent, index)
 
 
 def _chosen(start: str | Preset) -> tuple[Preset, str]:

@@ -7,6 +7,7 @@ numbers it would have got had it never stopped.
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ def generator(seed: int, name: str, *counters: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=derive(seed, name, *counters)))
 
 
-def torch_generator(seed: int, name: str, *counters: int, device="cpu") -> torch.Generator:
+def torch_generator(seed: int, name: str, *counters: int, device: torch.device | str = "cpu") -> torch.Generator:
     """Torch generator of the named stream on `device`."""
     return torch.Generator(device=device).manual_seed(derive(seed, name, *counters))
 
@@ -43,6 +44,17 @@ def seeded(seed: int, name: str, *counters: int) -> Iterator[None]:
 
     The state they had before is restored on leaving.
     """
-    with torch.random.fork_rng():
-        torch.manual_seed(derive(seed, name, *counters))
+    value, generators = derive(seed, name, *counters), [torch.default_generator]
+    if torch.cuda.is_initialized():
+        generators += torch.cuda.default_generators
+    others: list[Any] = [each for each in (torch.mps, torch.xpu) if each.is_available()]
+    before = [each.get_state() for each in generators], [each.get_rng_state() for each in others]
+    for each in [*others, *generators]:
+        each.manual_seed(value)
+    try:
         yield
+    finally:
+        for each, state in zip(generators, before[0], strict=True):
+            each.set_state(state)
+        for module, state in zip(others, before[1], strict=True):
+            module.set_rng_state(state)

@@ -2,7 +2,8 @@
 
 import math
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -32,6 +33,8 @@ class Task:
     classes: number of classes of a classification task.
     low, high: range of the labels of a regression task.
     title: how tables and figures call it.
+    names: the classes' names, in the order of their labels; licence, citation: of its data. These three describe: tasks
+        that differ in nothing else are equal, and a run's identity knows nothing of them.
     Raises ConfigurationError for a combination that cannot be trained.
     """
 
@@ -44,8 +47,11 @@ class Task:
     low: float = 0.0
     high: float = 1.0
     title: str = ""
+    names: tuple[str, ...] = field(default=(), compare=False)
+    licence: str = field(default="", compare=False)
+    citation: str = field(default="", compare=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
             expected = "1 to 40 letters, digits and underscores, beginning with a letter"
             raise ConfigurationError(f"task name {self.name[:60]!r}: expected {expected}")
@@ -61,6 +67,17 @@ class Task:
             raise ConfigurationError(f"task {self.name}: expected at least 2 classes, found {self.classes}")
         if self.kind == "regression" and not -math.inf < self.low < self.high < math.inf:
             raise ConfigurationError(f"task {self.name}: expected finite low < high, found {self.low} and {self.high}")
+        wanted = {"classification": self.classes, "binary": 2, "regression": 0}[self.kind]
+        if self.names and (len(self.names) != wanted or len(set(self.names)) < wanted):
+            raise ConfigurationError(
+                f"task {self.name}: expected {wanted} different names of classes, found {', '.join(self.names)[:120]}"
+            )
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """`names`, or the labels themselves where it has none; empty for a regression."""
+        count = {"classification": self.classes, "binary": 2, "regression": 0}[self.kind]
+        return self.names or tuple(map(str, range(count)))
 
     @property
     def is_pair(self) -> bool:
@@ -83,21 +100,65 @@ class Task:
         return metrics.accuracy(labels, predictions)
 
 
-SST = Task("sst", "classification", ("sentence",), "sentiment", "ids-sst", classes=5, title="SST-5")
-QQP = Task("qqp", "binary", ("sentence1", "sentence2"), "is_duplicate", "quora", title="QQP")
-STS = Task("sts", "regression", ("sentence1", "sentence2"), "similarity", "sts", low=0.0, high=5.0, title="STS-B")
+SST = Task(
+    "sst",
+    "classification",
+    ("sentence",),
+    "sentiment",
+    "ids-sst",
+    classes=5,
+    title="SST-5",
+    names=("very negative", "negative", "neutral", "positive", "very positive"),
+    citation="Socher et al. 2013, Recursive deep models for semantic compositionality over a sentiment treebank",
+)
+QQP = Task(
+    "qqp",
+    "binary",
+    ("sentence1", "sentence2"),
+    "is_duplicate",
+    "quora",
+    title="QQP",
+    names=("different", "duplicate"),
+    citation="Iyer, Dandekar and Csernai 2017, First Quora dataset release: question pairs",
+)
+STS = Task(
+    "sts",
+    "regression",
+    ("sentence1", "sentence2"),
+    "similarity",
+    "sts",
+    low=0.0,
+    high=5.0,
+    title="STS-B",
+    citation="Cer et al. 2017, SemEval-2017 task 1: semantic textual similarity",
+)
 
 TASKS: dict[str, Task] = {}
+_by_code: set[str] = set()
+"""Names that code registered; what files say of a task never takes their place."""
 
 
 def register(task: Task) -> Task:
     """Make `task` known by name to corpora, experiments and stored models; returns it.
 
-    Raises ConfigurationError when another task already has the name.
+    Raises ConfigurationError when code has already registered another task of the name.
     """
-    if TASKS.get(task.name, task) != task:
+    if task.name in _by_code and TASKS.get(task.name, task) != task:
         raise ConfigurationError(f"task {task.name!r} is already registered with other settings")
+    _by_code.add(task.name)
     TASKS[task.name] = task
+    return task
+
+
+def learn(task: Task) -> Task:
+    """Make a task known that a file describes: a table, a stored run. It replaces what another file said of it.
+
+    Raises ConfigurationError where code registered another task of the name.
+    """
+    if task.name not in _by_code:
+        TASKS[task.name] = task
+    elif TASKS.setdefault(task.name, task) != task:
+        raise ConfigurationError(f"task {task.name!r} is already registered with other settings")
     return task
 
 
@@ -105,9 +166,19 @@ def registered(name: str) -> Task:
     """The task known as `name`; raises ConfigurationError when none was registered under it."""
     if name not in TASKS:
         raise ConfigurationError(
-            f"unknown task {name[:60]!r}: known are {', '.join(TASKS)}; others need register(Task(...))"
+            f"unknown task {name[:60]!r}: known are {', '.join(TASKS)}; others need register(Task(...)), --import"
         )
     return TASKS[name]
+
+
+ORDER = ("qqp", "sst", "sts")
+"""The order in which the report prints its tasks, and so does everything here; other tasks come after them."""
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Names of tasks as tables list them: those of ORDER first, then the others as they come."""
+    names = list(names)
+    return [name for name in ORDER if name in names] + [name for name in names if name not in ORDER]
 
 
 for _task in (SST, QQP, STS):

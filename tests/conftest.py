@@ -1,6 +1,7 @@
 """Shared fixtures: a corpus of a few made-up rows, and one finished smoke run on it."""
 
 import os
+import shutil
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -14,6 +15,9 @@ from hypothesis import settings
 from mtlib.data.corpus import Corpus, Splits
 from mtlib.randomness import generator
 from mtlib.tasks import QQP, SST, STS
+
+for _name in [name for name in os.environ if name.startswith("MTLIB_MAKE_")]:
+    del os.environ[_name]  # of `make test`: the commands that are tested were not started by make
 
 settings.register_profile("mtlib", deadline=None)  # a busy machine is no fault
 settings.load_profile("mtlib")
@@ -70,3 +74,16 @@ def write_corpus(folder: Path) -> Path:
 def corpus_folder(tmp_path) -> Path:
     """The made-up corpus as a folder of CSV files."""
     return write_corpus(tmp_path / "corpus")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Debian's Chromium. No longer than a module: while it is there, an event loop runs in this thread."""
+    if not (program := shutil.which("chromium")):
+        pytest.skip("Chromium is not installed: `make system` does it")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()

@@ -112,7 +112,7 @@ def planned(folder: Path, *more: str, **options) -> dict[str, set[str]]:
     """The jobs that `mtlib pipeline plan` prints: "trains" and "executes", the names of each."""
     found: dict[str, set[str]] = {"trains": set(), "executes": set()}
     for line in pipeline(folder, "plan", *more, **options).stdout.splitlines():
-        if line != "nothing to be done":
+        if ";" in line:
             name, kind = line.partition(";")[0].split()
             found[kind].add(name)
     return found

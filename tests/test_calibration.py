@@ -84,8 +84,10 @@ def test_fitting_reads_the_choosing_half_only():
 
 def test_reliability_is_drawn_with_its_error():
     figure = c.reliability_plot({"as trained": simulated(300), "scaled": c.scaled(simulated(300), 2.0)}, "SST-5")
-    names = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
     error = c.expected_calibration_error(simulated(300))
     assert names[0] == f"as trained, ECE {error:.3f}" and len(names) == 2
     assert sum(bar.get_height() for bar in figure.axes[1].patches) == pytest.approx(2)
+    full = (c.reliability(simulated(300))["count"] >= c.FEWEST).sum()
+    assert len(figure.axes[0].lines[1].get_xdata()) == full
     plt.close(figure)

@@ -11,7 +11,9 @@ from pipelines import ROOT, project, write_preset
 from typer.testing import CliRunner
 
 import mtlib
-from mtlib.cli import app, submission
+from mtlib.cli import app
+from mtlib.cli.training import changed
+from mtlib.errors import ConfigurationError
 from mtlib.training.loop import Training
 from mtlib.training.start import find
 
@@ -146,12 +148,6 @@ def test_predict_writes_the_submission_layout_and_the_probabilities(corpus, trai
     invoke("evaluate", "small", "--corpus", corpus, "--results", trained, "--split", "test", code=65)
 
 
-def test_the_submission_layout_is_the_course_s():
-    frame = pd.DataFrame({"id": ["a", "b"], "prediction": [3, 0]})
-    assert submission(frame, "Predicted_Sentiment", as_float=False) == "id \t Predicted_Sentiment \na , 3 \nb , 0 \n"
-    assert submission(frame, "X", as_float=True) == "id \t X \na , 3.0 \nb , 0.0 \n"
-
-
 def test_evaluate_and_predict_take_the_run_s_own_corpus_unless_told(corpus, trained, tmp_path):
     own = invoke("evaluate", "small", "--results", trained)
     assert own.startswith("small-") and "warning" not in own
@@ -281,3 +277,72 @@ def test_the_command_itself_prints_no_traceback():
     assert done.stdout == ""
     assert done.stderr.startswith("mtlib: unknown stage 'nothing'")
     assert "Traceback" not in done.stderr
+
+
+def test_evaluate_shows_a_bar_where_there_is_somebody_to_see_it(corpus, trained, monkeypatch):
+    assert "100%" not in invoke("evaluate", "small", "--results", trained)
+    monkeypatch.setenv("MTLIB_PROGRESS", "bar")
+    output = invoke("evaluate", "small", "--results", trained)
+    assert output.count("100%") >= 3 and "sst: 100%" in output
+
+
+def test_a_corpus_without_a_task_of_the_run_is_refused(corpus, trained, tmp_path):
+    for file in corpus.glob("[!q]*.csv"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    for command in (["evaluate"], ["predict", "--output", tmp_path / "predictions"]):
+        message = invoke(*command, "small", "--corpus", tmp_path, "--results", trained, code=65)
+        assert "quora" in message and not (tmp_path / "predictions").exists()
+
+
+def test_set_reaches_the_fields_of_a_penalty_and_names_the_run_after_what_it_changes():
+    experiment = changed("smoke", ["smart.weight=5", "smart.mode=ball", "sampler=annealed"], None)
+    assert experiment == mtlib.experiment("smoke", sampler="annealed", penalties=[mtlib.Smart(weight=5.0, mode="ball")])
+    assert experiment.label == "annealed-smart-5-ball-0.1"
+    other = changed("smoke", ["learning_rate=1e-4", "smart.weight=5", "smart.steps=2"], None)
+    assert other.name == "round-robin-smart-5-learning-rate-1e-4-smart.steps-2"
+    assert (
+        other.digest
+        == mtlib.experiment("smoke", learning_rate=1e-4, penalties=[mtlib.Smart(weight=5.0, steps=2)]).digest
+    )
+    assert changed("smoke", ["learning_rate=1e-4", "name=mine"], None).name == "mine"
+    with pytest.raises(ConfigurationError, match="unknown penalty 'smrat'"):
+        changed("smoke", ["smrat.weight=5"], None)
+
+
+@pytest.mark.parametrize(
+    "made, options, again",
+    [
+        ({}, [], "mtlib pipeline resume --preset=mine.yaml"),
+        (
+            {},
+            [
+                "--corpus=my data",
+                "--jobs=4",
+                "--threads=2",
+                "--profile=slurm",
+                "--results=/r s",
+                "--",
+                "--forceall",
+            ],
+            "mtlib pipeline resume --preset=mine.yaml '--corpus=my data' --jobs=4 --threads=2 --profile=slurm "
+            "'--results=/r s' -- --forceall",
+        ),
+        (
+            {"MTLIB_MAKE_PRESET": "mine.yaml", "MTLIB_TRACKER": "wandb"},
+            ["--corpus=my data", "--jobs=4"],
+            "make resume PRESET=mine.yaml 'CORPUS=my data' JOBS=4 TRACKER=wandb",
+        ),
+    ],
+)
+def test_the_command_that_goes_on_is_whole(workshop, monkeypatch, made, options, again):
+    told = []
+    monkeypatch.setattr("mtlib.workbook.pipeline.prepare", lambda *given: told.append(given[-1]))
+    monkeypatch.setattr("mtlib.workbook.pipeline.snakemake", lambda *_, **__: 0)
+    (workshop / "my data").symlink_to(workshop / "notebooks")
+    for name in ("MTLIB_MAKE_PRESET", "MTLIB_TRACKER", "MTLIB_IMPORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in made.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("mtlib.workbook.plan.Plan", lambda *_: None)
+    invoke("pipeline", "run", "--preset=mine.yaml", *options)
+    assert told == [again]

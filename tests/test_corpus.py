@@ -10,7 +10,8 @@ from conftest import made_up
 import mtlib
 from mtlib.data import tsv
 from mtlib.data.baselines import bag_of_words, difficulty, majority
-from mtlib.data.corpus import Corpus, Splits, check, load_corpus
+from mtlib.data.corpus import Corpus, Splits, load_corpus
+from mtlib.data.report import check
 from mtlib.errors import ConfigurationError, DataError
 from mtlib.tasks import QQP, SST, STS, Task
 
@@ -88,7 +89,7 @@ def test_tasks_can_be_named_and_must_be_known_and_different(folder):
 
 
 def test_a_missing_folder_or_file_is_named(folder):
-    with pytest.raises(DataError, match="'sampel': expected 'sample', 'hub' or a folder"):
+    with pytest.raises(DataError, match="'sampel': expected 'sample', 'hub', a folder or a YAML file"):
         load_corpus("sampel")
     (folder / "quora-dev.csv").unlink()
     with pytest.raises(DataError, match="quora-dev.csv: expected this file in"):

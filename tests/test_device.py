@@ -8,6 +8,7 @@ import torch
 from tiny import linear_step
 from torch import nn
 
+from mtlib.device import resolved
 from mtlib.encoders import find_encoder
 from mtlib.model import MultitaskModel
 from mtlib.objectives import penalty as penalties
@@ -81,3 +82,19 @@ def test_losses_are_where_their_outputs_are(elsewhere):
     for name, loss in LOSSES.items():
         assert loss(a if name == "classification" else a[:, :1], labels).device.type == "meta"
     assert multiple_negatives_ranking_loss(a, a, 20.0).device.type == "meta"
+
+
+@pytest.mark.parametrize(
+    ("able", "expected"),
+    [
+        ({"avx512_bf16": True, "amx_bf16": True, "cpu_name": "Intel Xeon"}, "bfloat16"),
+        ({"avx512_bf16": True, "amx_bf16": False, "cpu_name": "Intel Xeon"}, "float32"),
+        ({"avx512_bf16": True, "cpu_name": "AMD EPYC"}, "bfloat16"),
+        ({"architecture": "aarch64", "bf16": True}, "bfloat16"),
+        ({"avx2": True, "cpu_name": "AMD EPYC"}, "float32"),
+    ],
+)
+def test_precision_is_what_a_cpu_multiplies_fastest_in(able, expected, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    assert resolved("auto", torch.device("cpu")) == expected
+    assert resolved("bfloat16", torch.device("cpu")) == "bfloat16"

@@ -112,6 +112,45 @@ def test_when_none_passes_the_best_one_stands_alone_and_it_is_said():
     pd.testing.assert_frame_equal(chosen.predictions("test", "sst"), candidates["b"].predictions("test", "sst"))
 
 
+def test_forward_selection_takes_at_each_step_what_raises_the_average_most():
+    """Against every order of joining, tried one by one: a brute force over candidates and prefixes."""
+    candidates = {
+        name: member(skill, seed)
+        for seed, (name, skill) in enumerate([("weak", 0.1), ("a", 0.4), ("b", 0.42), ("c", 0.38)])
+    }
+    half = ChoosingHalf()
+    chosen = e.select(candidates, half)
+    for task, members in chosen.members.items():
+        joined, reached = [], -1.0
+        while True:
+            scores = {}
+            for name in candidates:
+                if name not in joined:
+                    together = e.of_all({each: candidates[each] for each in [*joined, name]})
+                    scores[name] = task_scores(together, half, [task])[task]
+            better = max(scores, key=scores.get, default=None)
+            if better is None or scores[better] <= reached:
+                break
+            joined, reached = [*joined, better], scores[better]
+        assert list(members) == joined and len(joined) > 1
+        assert chosen.notes[task].endswith(f"{len(joined)} of 4 candidates, {reached:.3f}")
+    with pytest.raises(ConfigurationError, match="at least one candidate"):
+        e.select({})
+
+
+def test_leaders_are_the_best_of_those_with_the_most_tasks():
+    candidates = {
+        "a": member(0.3, 1),
+        "b": member(0.5, 2),
+        "narrow": Stored({("dev", "sst"): predictions("sst", 1, 3)}),
+    }
+    found = e.leaders(candidates)
+    assert found["single"] is candidates["b"] and set(found["ensemble"].tasks) == {"sst", "qqp", "sts"}
+    assert all("narrow" not in members for members in found["ensemble"].members.values())
+    with pytest.raises(ConfigurationError, match="at least one candidate"):
+        e.leaders({})
+
+
 def test_choosing_is_blind_to_the_reporting_half_and_to_test():
     """Whatever stands in the other half of dev and in test, the choice is the same."""
 
@@ -132,11 +171,15 @@ def test_choosing_is_blind_to_the_reporting_half_and_to_test():
     )
     assert {t: list(m) for t, m in open_.members.items()} == {t: list(m) for t, m in blind.members.items()}
     assert open_.notes == blind.notes
+    open_, blind = (e.select({name: f(system) for name, system in candidates.items()}) for f in (lambda x: x, spoil))
+    assert {t: list(m) for t, m in open_.members.items()} == {t: list(m) for t, m in blind.members.items()}
     for part in (Test(), Dev(), ReportingHalf()):
         with pytest.raises(ConfigurationError, match="ChoosingHalf"):
             e.choose(candidates, part, thresholds)
         with pytest.raises(ConfigurationError, match="ChoosingHalf"):
             e.best(candidates, part)
+        with pytest.raises(ConfigurationError, match="ChoosingHalf"):
+            e.select(candidates, part)
 
 
 def test_no_candidate_and_no_threshold_are_refused():

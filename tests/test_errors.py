@@ -96,6 +96,8 @@ def test_confusion_is_drawn_with_right_answers_on_the_anti_diagonal():
         places[text.get_text()] = (round(x), round(y))
     assert places["0.90"][0] < places["0.70"][0] < places["0.60"][0]
     assert places["0.90"][1] < places["0.70"][1] < places["0.60"][1]  # upwards: bottom left to top right
+    bar = axes.child_axes[0].get_window_extent()
+    assert (bar.y0, bar.y1) == pytest.approx((axes.get_window_extent().y0, axes.get_window_extent().y1))
     assert "0 called 1: 0.62" in figure._supxlabel.get_text().replace("\n", " ")
 
 

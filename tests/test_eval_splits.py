@@ -76,7 +76,7 @@ def test_the_choosing_half_reads_dev_only():
 
 
 def test_tasks_come_in_the_reports_order_and_are_the_systems_own():
-    run = SimpleNamespace(experiment=SimpleNamespace(tasks=("sst", "other", "qqp")))
+    run = SimpleNamespace(experiment=SimpleNamespace(task_names=("sst", "other", "qqp")))
     assert tasks_of(run) == ["qqp", "sst", "other"]
     assert tasks_of(run, system(1)) == ["qqp", "sst"] and tasks_of(system(1)) == ["qqp", "sst", "sts"]
     with pytest.raises(ConfigurationError, match="a task in common"):

@@ -1,9 +1,11 @@
 """Configuration: strict, with faults that name the key, and an identity that is what is trained."""
 
+import inspect
 import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import yaml
@@ -11,13 +13,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mtlib
+from mtlib import experiments
+from mtlib.checking import checked
 from mtlib.errors import ConfigurationError
-from mtlib.experiments import Experiment, Pretraining, checked
+from mtlib.experiments import Experiment, Pretraining
 from mtlib.objectives.bregman import Bregman
+from mtlib.objectives.penalty import Penalty
 from mtlib.objectives.smart import Smart
 from mtlib.presets import REPORT, dialled, preset, preset_names, presets_folder
+from mtlib.samplers import RoundRobin
+from mtlib.study.study import Study
 
-PRESETS = ("smoke", "tour", "afternoon", "base", "laptop", "paper")
+PRESETS = ("smoke", "tour", "afternoon", "gpu", "gpu-beyond", "laptop", "base", "best-laptop", "best-base", "paper")
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -56,6 +63,7 @@ def test_the_paper_preset_is_the_report(monkeypatch):
     [
         ({"learing_rate": 1e-5}, "unknown key 'learing_rate' .did you mean 'learning_rate'"),
         ({"learning_rate": "1e-5"}, "learning_rate: .*found '1e-5' .YAML reads 1e-5 as text: write 1.0e-5"),
+        ({"learning_rate": "one"}, "learning_rate: .*found 'one'$"),
         ({"learning_rate": -1e-5}, "learning_rate: .*greater than 0, found -1e-05"),
         ({"learning_rate": math.nan}, "learning_rate: .*found nan"),
         ({"learning_rate": math.inf}, "learning_rate: .*found inf"),
@@ -70,6 +78,7 @@ def test_the_paper_preset_is_the_report(monkeypatch):
         ({"sampler": {"kind": "annealed", "alpha": 1.0}}, "unknown key 'sampler.alpha'"),
         ({"penalties": [{"kind": "smrt", "weight": 1.0}]}, "unknown penalty 'smrt' .did you mean 'smart'"),
         ({"penalties": [{"kind": "smart", "weight": -1.0}]}, "penalties.weight: .*found -1.0"),
+        ({"penalties": [{"kind": "smart", "weight": 1.0, "raduis": 0.1}]}, "'penalties.raduis' .did you mean 'radius'"),
         ({"penalties": [{"kind": "bregman", "weight": 1.0, "decay": 1.0}]}, "penalties.decay: .*less than 1"),
         ({"penalties": [Smart(weight=1.0), Smart(weight=2.0)]}, "a kind of penalty is given twice"),
         (
@@ -114,6 +123,7 @@ CHANGES = {
     "pooling": "cls",
     "tasks": ("qqp", "sst", "sts"),
     "sampler": "annealed",
+    "step": "joint",
     "penalties": [Smart(weight=1.0)],
     "epochs": 3,
     "steps_per_epoch": 5,
@@ -129,6 +139,14 @@ CHANGES = {
     "head_dropout": 0.1,
     "seed": 1,
     "dev_limit": 50,
+    "layer_decay": 0.9,
+    "losses": {"sst": "ordinal"},
+    "averages": ["ema"],
+    "phrases": 0.5,
+    "conflicts": 20,
+    "teachers": [Experiment(seed=7)],
+    "soft_share": 0.3,
+    "temperature": 3.0,
 }
 
 
@@ -136,8 +154,10 @@ def test_identity_changes_with_every_field_but_the_names_of_things():
     base = mtlib.experiment("smoke")
     identities = {key: mtlib.experiment("smoke", **{key: value}).identity("c", "w") for key, value in CHANGES.items()}
     assert len(set(identities.values()) | {base.identity("c", "w")}) == len(CHANGES) + 1
+    averaged = mtlib.experiment("smoke", averages=CHANGES["averages"])
+    assert averaged.but(stored="ema").digest != averaged.digest
     named = {"name", "encoder", "encoder_revision", "start_from"}
-    assert set(CHANGES) | named == set(Experiment.model_fields)
+    assert {*CHANGES, "stored", "aggregate"} | named == set(Experiment.model_fields)  # test_aggregation.py has the last
     assert mtlib.experiment("smoke", name="other", encoder="minilm").identity("c", "w") == base.identity("c", "w")
     assert len({base.identity("c", "w"), base.identity("d", "w"), base.identity("c", "v")}) == 3
 
@@ -212,3 +232,51 @@ def test_a_dumped_experiment_reads_back_to_itself(changes):
     assert back.identity("c", "w") == experiment.identity("c", "w")
     child = Experiment(start_from=Pretraining(start_from=experiment))
     assert checked(Experiment, json.loads(json.dumps(child.model_dump(mode="json"))), "dump") == child
+
+
+DEFAULTS_OF_FORMAT_3 = {
+    "epochs": 10,
+    "steps_per_epoch": 300,
+    "batch_size": 16,
+    "learning_rate": 1e-5,
+    "weight_decay": 1e-4,
+    "betas": (0.9, 0.999),
+    "warmup": 0.0,
+    "schedule": "constant",
+    "clip": 1.0,
+    "precision": "auto",
+    "max_tokens": 128,
+    "head_dropout": 0.0,
+    "seed": 0,
+    "pooling": "mean",
+    "start_from": None,
+    "tasks": ("sst", "qqp", "sts"),
+    "sampler": RoundRobin(),
+    "penalties": (),
+    "dev_limit": None,
+}
+
+
+def test_another_default_needs_another_format_for_identity_is_what_differs_from_defaults():
+    assert experiments.FORMAT == 3, "then this table is of another format: write it anew"
+    fields = Experiment.model_fields
+    assert {name: fields[name].default for name in DEFAULTS_OF_FORMAT_3} == DEFAULTS_OF_FORMAT_3
+    assert experiments.said(Experiment()) == {"": "Experiment"}
+
+
+def test_what_a_penalty_of_ones_own_calls_name_is_part_of_the_identity():
+    class Named(Penalty):
+        kind: Literal["named"] = "named"
+        name: str = ""
+
+    one, other = (experiments.said(Experiment(penalties=[Named(weight=1.0, name=n)]), but=("name",)) for n in "ab")
+    assert one != other
+
+
+@pytest.mark.parametrize(
+    "function, model",
+    [(mtlib.experiment, Experiment), (mtlib.pretraining, Pretraining), (Study.experiment, Experiment)],
+)
+def test_what_an_editor_completes_are_the_fields(function, model):
+    shown = inspect.signature(function).parameters.values()
+    assert {each.name for each in shown if each.kind is each.KEYWORD_ONLY} == set(model.model_fields)

@@ -9,16 +9,19 @@ import torch
 import transformers
 from conftest import made_up
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import mtlib
 from mtlib import fast
 from mtlib.data.batches import TokenizedSplit
 from mtlib.encoders import find_encoder
 from mtlib.errors import CheckpointError
-from mtlib.model import MultitaskModel, predictions
+from mtlib.gradients import Gradients
+from mtlib.model import MultitaskModel
 from mtlib.objectives.bregman import Bregman
 from mtlib.objectives.penalty import Step
 from mtlib.objectives.smart import Smart
+from mtlib.prediction import predictions
 from mtlib.randomness import seeded
 from mtlib.tasks import QQP, SST
 from mtlib.training import loop
@@ -130,6 +133,109 @@ def test_smart_perturbs_in_the_same_direction(plain):
     torch.testing.assert_close(penalty, smart(seen()), rtol=1e-3, atol=0)
 
 
+def collected(model, terms, gradients=None) -> dict[str, torch.Tensor]:
+    """Every parameter's gradient of the sum of terms(), collected as a training step does."""
+    gradients = gradients or Gradients(model)
+    with gradients.collecting(), model.fixed():
+        sum(terms()).backward()
+    return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+def near(found, expected, rtol=1e-3):
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        atol = rtol * gradient.abs().max().item()
+        torch.testing.assert_close(found[name], gradient, rtol=rtol, atol=max(atol, 1e-7), msg=name)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_passes_of_a_step_add_up(kind, plain):
+    """SMART's pass at x + d and the clean one, whose inner step asks for the embeddings' gradient alone."""
+    model = make(kind)
+    batch = batch_of(model)
+
+    def terms():
+        x = model.embed_tokens(batch.inputs)
+        logits = model("qqp", batch.inputs, x)
+        step = Step(
+            number=0,
+            seed=0,
+            kind="binary",
+            mask=batch.inputs["attention_mask"],
+            embeddings=x,
+            logits=logits,
+            labels=batch.labels,
+            forward=lambda given: model("qqp", batch.inputs, given),
+        )
+        return batch.task.loss(logits, batch.labels), 10 * Smart(weight=1.0)(step)
+
+    found = collected(model, terms)
+    plain()
+    near(found, collected(model, terms))
+
+
+def test_gradients_that_come_from_elsewhere_are_added(plain):
+    """A penalty on the weights themselves reaches them before or after the layers do; nothing stays for later."""
+    model = make()
+    batch = batch_of(model)
+
+    def loss():
+        return (batch.task.loss(model("qqp", batch.inputs), batch.labels),)
+
+    def terms():
+        return *loss(), sum(parameter.square().sum() for parameter in model.parameters())
+
+    kept = Gradients(model)
+    found = [collected(model, each, kept) for each in (terms, loss, terms, loss)]
+    norm = kept.clip(1e9)
+    plain()
+    for gradients, each in zip(found, (terms, loss, terms, loss), strict=True):
+        near(gradients, collected(model, each))
+    assert norm == pytest.approx(Gradients(model).clip(1e9), rel=1e-4)
+
+
+def test_the_gradient_for_embeddings_alone_costs_no_product_of_weights():
+    model = make()
+    batch = batch_of(model)
+
+    def operations(of) -> int:
+        x = model.embed_tokens(batch.inputs).detach().requires_grad_()
+        loss = batch.task.loss(model("qqp", batch.inputs, x), batch.labels)
+        with FlopCounterMode(display=False) as counter:
+            torch.autograd.grad(loss, of(x))
+        return counter.get_total_flops()
+
+    alone = operations(lambda x: [x])
+    weights = operations(lambda x: [x, *model.encoder.encoder.parameters()])
+    tokens, width = batch.inputs["input_ids"].numel(), model.encoder.config.hidden_size
+    assert weights - alone == 2 * tokens * 3 * (4 * width**2 + 2 * width * 64)  # three layers' six matrices
+
+
+def test_a_second_derivative_is_refused():
+    model = make()
+    batch = batch_of(model)
+    x = model.embed_tokens(batch.inputs).detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(model("qqp", batch.inputs, x).sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.square().sum().backward()
+
+
+def test_frozen_layers_stay_as_they_are(plain):
+    model = make()
+    batch = batch_of(model)
+    model.encoder.embeddings.requires_grad_(False)
+    model.encoder.encoder.layer[0].requires_grad_(False)
+    model.encoder.encoder.layer[1].output.dense.weight.requires_grad_(False)
+
+    def terms():
+        return (batch.task.loss(model("qqp", batch.inputs), batch.labels),)
+
+    found = collected(model, terms)
+    assert not any("layer.0" in name or "embeddings" in name for name in found)
+    plain()
+    near(found, collected(model, terms))
+
+
 def test_padding_changes_nothing():
     model = make().eval()
     batch = batch_of(model)
@@ -197,7 +303,33 @@ def test_encoders_it_does_not_know_are_left_to_transformers():
     assert MultitaskModel(model.encoder, model.tokenizer, (SST,)).fast is None
     config = transformers.DistilBertConfig(dim=32, n_layers=1, n_heads=2, hidden_dim=64)
     assert MultitaskModel(transformers.DistilBertModel(config), model.tokenizer, (SST,)).fast is None
-    assert not fast.enabled(torch.device("cuda"))
+    assert not fast.enabled(torch.device("mps")) and not fast.enabled(torch.device("xpu"))
+
+
+def test_masks_of_the_devices_own_generator_are_functions_of_its_seed_and_keep_the_mean():
+    def draw(seed):
+        torch.manual_seed(seed)
+        return fast.drawn(torch.device("cpu"))((200, 500), 0.1)
+
+    mask = draw(0)
+    assert torch.equal(mask, draw(0)) and not torch.equal(mask, draw(1))
+    assert set(mask.unique().tolist()) == {0.0, torch.tensor(1.0).div(0.9).item()}
+    assert mask.mean() == pytest.approx(1, abs=5 * (0.1 / 0.9 / mask.numel()) ** 0.5)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU with CUDA")
+@pytest.mark.parametrize("kind", ["Bert", "Roberta", "MPNet"])
+def test_on_a_gpu_it_is_the_same_function_and_the_same_gradients_to_the_bit_twice(kind, plain):
+    model = make(kind).cuda()
+    batch = batch_of(model).to(torch.device("cuda"))
+    assert model.fast is not None
+    (logits, found), (again, repeated) = step(model, batch), step(model, batch)
+    assert torch.equal(logits, again) and all(torch.equal(found[name], repeated[name]) for name in found)
+    plain()
+    expected, gradients = step(model, batch)
+    torch.testing.assert_close(logits, expected, rtol=1e-3, atol=1e-4)
+    ratio, cosine = agree(found, gradients)
+    assert ratio == pytest.approx(1, abs=1e-3) and cosine > 0.9999
 
 
 def test_weights_are_cast_again_once_they_may_have_changed():
@@ -238,18 +370,22 @@ def test_gradients_add_up_in_the_kept_buffer(precision):
     batches = batch_of(model), batch_of(model, SST)
     apart = [step(model, batch, precision)[1] for batch in batches]
     model.zero_grad()
-    gradients = fast.Gradients(model)
+    gradients = Gradients(model)
     for _ in range(2):
-        gradients.clear()
-        assert all(head.weight.grad is None for head in model.heads.values())
-        with torch.autocast("cpu", precision, enabled=precision == torch.bfloat16):
-            losses = [batch.task.loss(model(batch.task.name, batch.inputs), batch.labels) for batch in batches]
-        sum(losses).backward()
+        with gradients.collecting():
+            assert all(parameter.grad is None for parameter in model.parameters())
+            with torch.autocast("cpu", precision, enabled=precision == torch.bfloat16):
+                losses = [batch.task.loss(model(batch.task.name, batch.inputs), batch.labels) for batch in batches]
+            sum(losses).backward()
     for name, parameter in model.named_parameters():
         expected = sum(gradients[name] for gradients in apart if name in gradients)
-        torch.testing.assert_close(parameter.grad, expected, rtol=1e-5, atol=1e-7, msg=name)
+        coarse = precision == torch.bfloat16  # handed on, a bias's gradient is rounded; kept, it is not
+        near = {"rtol": 1e-2, "atol": 1e-2 * expected.abs().max().item()} if coarse else {"rtol": 1e-5, "atol": 1e-7}
+        torch.testing.assert_close(parameter.grad, expected, **near, msg=name)
     table = model.encoder.embeddings.word_embeddings.weight
-    assert table.grad.data_ptr() == gradients.buffer.data_ptr()
+    assert table.grad is gradients.rows.total
+    layer = model.encoder.encoder.layer[0].attention.self
+    assert layer.query.weight.grad.data_ptr() == gradients.buffer.data_ptr()
     assert (table.grad[model.tokenizer.pad_token_id] == 0).all()
 
 
@@ -257,9 +393,9 @@ def test_gradients_add_up_in_the_kept_buffer(precision):
 def test_clipping_is_torch_s(largest):
     model, batch = make(), None
     batch = batch_of(model)
-    gradients = fast.Gradients(model)
-    gradients.clear()
-    batch.task.loss(model("qqp", batch.inputs), batch.labels).backward()
+    gradients = Gradients(model)
+    with gradients.collecting():
+        batch.task.loss(model("qqp", batch.inputs), batch.labels).backward()
     other = copy.deepcopy(model)
     for mine, theirs in zip(model.parameters(), other.parameters(), strict=True):
         theirs.grad = None if mine.grad is None else mine.grad.clone()

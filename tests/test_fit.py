@@ -36,7 +36,7 @@ def contents(run: Run) -> str:
     digest = hashlib.sha256()
     for path in sorted(path for path in run.path.rglob("*") if path.is_file()):
         name = str(path.relative_to(run.path))
-        if name in ("status.json", "environment.json") or name.startswith("lock"):
+        if name in ("status.json", "environment.json", "model/README.md") or name.startswith("lock"):
             continue
         data = path.read_bytes()
         if name == "history.csv":
@@ -45,6 +45,10 @@ def contents(run: Run) -> str:
             data = json.dumps({**json.loads(data), "seconds": 0}).encode()
         digest.update(name.encode() + data)
     return digest.hexdigest()
+
+
+def test_fit_writes_a_model_card(run):
+    assert (run.path / "model" / "README.md").read_text().partition(f"# {run.id}")[1]
 
 
 def test_a_finished_run_has_everything_it_promises(run, corpus):
@@ -170,7 +174,7 @@ def test_a_run_interrupted_at_any_step_resumes_to_the_same_bits(corpus, tmp_path
         self.minutes = 0  # a checkpoint after every step
         if number % 2 == 0 and number not in died:
             died.add(number)
-            self._record("sst", {}, 0)
+            self._record([], {})
             self.done = number + 1
             raise Killed
 

@@ -26,7 +26,7 @@ def made_up_run(totals=None, shares=None, each=None, penalty=0.0):
     for index, task in enumerate(TASKS):
         history[f"train_loss_{task}"] = each[:, index]
         history[f"draws_{task}"] = 100 * (shares if index == 0 else 1 - shares)
-    return SimpleNamespace(history=history, experiment=SimpleNamespace(tasks=TASKS))
+    return SimpleNamespace(history=history, experiment=SimpleNamespace(task_names=TASKS))
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def fake(history=None, **settings):
 def test_draws_are_counted_against_the_samplers_probabilities():
     sizes = {"sst": 10, "qqp": 60, "sts": 30}
     counts = pd.DataFrame({"epoch": [1, 2], "draws_sst": [1, 1], "draws_qqp": [4, 2], "draws_sts": [1, 3]})
-    shared = {"tasks": ("sst", "qqp", "sts"), "epochs": 2, "steps_per_epoch": 6, "batch_size": 4}
+    shared = {"task_names": ("sst", "qqp", "sts"), "epochs": 2, "steps_per_epoch": 6, "batch_size": 4}
     even = counts.assign(draws_sst=2, draws_qqp=2, draws_sts=2)
     runs = {
         "round robin": fake(even, sampler=RoundRobin(), **shared),

@@ -13,8 +13,9 @@ from mtlib.data.batches import PAD_TO, TokenizedSplit
 from mtlib.data.cached import file_sha256
 from mtlib.encoders import find_encoder
 from mtlib.errors import CheckpointError, ConfigurationError, StorageError
-from mtlib.model import MultitaskModel, predictions
+from mtlib.model import MultitaskModel
 from mtlib.packaged import MINILM_SHA256, minilm_folder
+from mtlib.prediction import predictions
 from mtlib.tasks import QQP, SST, STS, Task
 
 TASKS = (SST, QQP, STS)
@@ -72,8 +73,8 @@ def test_predictions_do_not_depend_on_batching(model):
 
 
 @pytest.mark.parametrize(("task", "inputs", "columns"), [
-    ("sst", ["red cat", "old dog", "cat"], ["prediction", "p0", "p1", "p2", "p3", "p4"]),
-    ("qqp", [("red", "blue")], ["prediction", "p0", "p1"]),
+    ("sst", ["red cat", "old dog", "cat"], ["prediction", "label", "p0", "p1", "p2", "p3", "p4"]),
+    ("qqp", [("red", "blue")], ["prediction", "label", "p0", "p1"]),
     ("sts", [("red", "blue"), ("a", "b")], ["prediction"]),
 ])  # fmt: skip
 def test_predict_returns_labels_and_probabilities(model, task, inputs, columns):
@@ -81,11 +82,62 @@ def test_predict_returns_labels_and_probabilities(model, task, inputs, columns):
     assert frame.columns.tolist() == columns
     assert len(frame) == len(inputs)
     if len(columns) > 1:
-        np.testing.assert_allclose(frame[columns[1:]].sum(axis=1), 1)
-        assert (frame["prediction"] == frame[columns[1:]].to_numpy().argmax(axis=1)).all()
+        np.testing.assert_allclose(frame[columns[2:]].sum(axis=1), 1)
+        assert (frame["prediction"] == frame[columns[2:]].to_numpy().argmax(axis=1)).all()
+        assert frame["label"].tolist() == [model.task(task).names[index] for index in frame["prediction"]]
 
 
-@pytest.mark.parametrize(("task", "columns"), [("sst", 6), ("qqp", 3), ("sts", 1)])
+def test_one_text_or_one_pair_is_a_row_however_it_is_given(model):
+    frame = pd.testing.assert_frame_equal
+    frame(model.predict("sst", "red cat"), model.predict("sst", ["red cat"]))
+    frame(model.predict("qqp", ("red cat", "old dog")), model.predict("qqp", [("red cat", "old dog")]))
+    np.testing.assert_array_equal(model.embed("red cat"), model.embed(["red cat"]))
+    assert len(model.predict("sst", ("red cat", "old dog"))) == 2, "of single texts a tuple is a list"
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 1000])
+def test_no_batch_size_changes_a_prediction(model, batch_size, capsys):
+    texts = made_up(SST, "dev", 40)["text_a"].tolist()
+    frame = model.predict("sst", texts, batch_size=batch_size, progress=True)
+    pd.testing.assert_frame_equal(frame, model.predict("sst", texts), rtol=1e-4)
+    assert "40/40" in capsys.readouterr().err
+    split = model.tokenize(SST, texts)
+    assert max(len(batch.rows) for batch in split.evaluation_batches(examples=batch_size)) == min(batch_size, 40)
+
+
+def test_a_temperature_divides_the_logits_is_kept_and_has_to_be_there(model, tmp_path):
+    texts, pairs = ["red cat", "old dog"], [("red cat", "old dog")]
+    with pytest.raises(ConfigurationError, match="no temperature"):
+        model.predict("sst", texts, calibrated=True)
+    pd.testing.assert_frame_equal(model.predict("sts", pairs, calibrated=True), model.predict("sts", pairs))
+    warm = make()
+    warm.temperatures = {"sst": 0.1, "qqp": 0.5}
+    warm.save_pretrained(tmp_path)
+    warm = MultitaskModel.from_pretrained(tmp_path)
+    for task, inputs in (("sst", texts), ("qqp", pairs)):
+        plain, calibrated = model.predict(task, inputs), warm.predict(task, inputs, calibrated=True)
+        classes = [name for name in plain if name[0] == "p" and name[1:].isdigit()]
+        expected = plain[classes] ** (1 / warm.temperatures[task])
+        np.testing.assert_allclose(calibrated[classes], expected.div(expected.sum(axis=1), axis=0), rtol=1e-5)
+        assert plain["label"].tolist() == calibrated["label"].tolist()
+
+
+def test_similarity_is_the_mean_of_both_orders(model):
+    a, b = ["red cat", "the old dog"], ["blue dog", "a bird never sings"]
+    by_hand = [
+        (model.predict("sts", (x, y))["prediction"].item() + model.predict("sts", (y, x))["prediction"].item()) / 2
+        for x, y in zip(a, b, strict=True)
+    ]
+    np.testing.assert_allclose(model.similarity(a, b), by_hand, rtol=1e-5)
+    np.testing.assert_allclose(model.similarity(a, b), model.similarity(b, a), rtol=1e-6)
+    assert model.similarity("red cat", "blue dog").shape == (1,) and model.similarity([], []).shape == (0,)
+    with pytest.raises(ConfigurationError, match="found 2 and 1"):
+        model.similarity(a, b[:1])
+    with pytest.raises(ConfigurationError, match="compare vectors of embed"):
+        MultitaskModel(model.encoder, model.tokenizer, (SST, QQP)).similarity(a, b)
+
+
+@pytest.mark.parametrize(("task", "columns"), [("sst", 7), ("qqp", 4), ("sts", 1)])
 def test_no_texts_give_no_rows_of_the_same_columns_and_types(model, task, columns):
     one = model.predict(task, [("a", "b") if task != "sst" else "a"])
     for nothing in ([], (), np.array([]), pd.Series([], dtype=str)):
@@ -94,17 +146,24 @@ def test_no_texts_give_no_rows_of_the_same_columns_and_types(model, task, column
     assert model.embed([]).shape == (0, 32) and model.embed([], normalise=True).shape == (0, 32)
 
 
-@pytest.mark.parametrize(
-    "inputs", ["hello", b"hello", "", None, 3, {"a": 1}, {"a"}, iter(["a"]), pd.DataFrame({"a": ["b"]})]
-)
+def test_bytes_that_were_no_utf_8_are_refused(model):
+    for task, inputs in (("sst", ["fine", "\udcff"]), ("qqp", [("a", "b"), ("a", "\ud800")])):
+        with pytest.raises(ConfigurationError, match=f"task {task}: expected UTF-8, found .* at position 1"):
+            model.predict(task, inputs)
+
+
+@pytest.mark.parametrize("inputs", [b"hello", None, 3, {"a": 1}, {"a"}, iter(["a"]), pd.DataFrame({"a": ["b"]})])
 def test_what_is_no_list_of_texts_is_refused(model, inputs):
     for ask in (
         lambda: model.predict("sst", inputs),
         lambda: model.embed(inputs),
         lambda: model.predict("qqp", inputs),
     ):
-        with pytest.raises(ConfigurationError, match="expected a list of texts or of pairs, found"):
+        with pytest.raises(ConfigurationError, match=r"expected a (text|pair .*) or a list of (texts|pairs), found"):
             ask()
+    for text in ("hello", ""):
+        with pytest.raises(ConfigurationError, match="expected a pair"):
+            model.predict("qqp", text)
 
 
 @pytest.mark.parametrize("kind", [list, tuple, np.array, pd.Series])
@@ -178,7 +237,7 @@ def test_stored_models_that_do_not_fit_are_refused(model, tmp_path):
         MultitaskModel.from_pretrained(tmp_path)
     model.save_pretrained(tmp_path)
     about = json.loads((tmp_path / "multitask.json").read_text())
-    about["tasks"][0]["classes"] = 7
+    about["tasks"][0] |= {"classes": 7, "names": []}
     (tmp_path / "multitask.json").write_text(json.dumps(about))
     with pytest.raises(CheckpointError, match=r"heads.safetensors: sst.bias: expected \[7\], found \[5\]"):
         MultitaskModel.from_pretrained(tmp_path)

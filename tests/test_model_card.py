@@ -4,11 +4,13 @@ import json
 import shutil
 
 import pytest
+from conftest import made_up_corpus
 from huggingface_hub import ModelCard
 
 import mtlib
+from mtlib.errors import CheckpointError
 from mtlib.experiments import Experiment
-from mtlib.model import stored_seal
+from mtlib.storage import stored_seal
 from mtlib.study import model_card as cards
 from mtlib.tasks import TASKS, Task
 from mtlib.training.runs import Run
@@ -95,15 +97,22 @@ def test_base_model_and_licence_are_those_of_the_ancestor_s_encoder(copied, monk
     assert cards.encoder_of(copied) == "minilm" and any(cards.QUORA in line for line in cards._limits(copied))
 
 
-def test_tasks_of_the_stored_model_become_known(copied, monkeypatch):
-    """A card is written in a process that did not register the run's own task."""
-    about = json.loads((copied.path / "model" / "multitask.json").read_text())
-    about["tasks"].append({**about["tasks"][0], "name": "stranger", "columns": ["text"]})
-    (copied.path / "model" / "multitask.json").write_text(json.dumps(about))
-    monkeypatch.setitem(TASKS, "stranger", None)  # what is registered below is taken away again
+def test_a_run_of_a_task_that_is_not_known_here_says_itself_what_it_is(tmp_path, monkeypatch):
+    stranger = Task("stranger", "binary", ("text",), "odd", names=("usual", "odd"), licence="CC0", citation="Who 2020")
+    monkeypatch.setitem(TASKS, "stranger", stranger)
+    fields = {"tasks": ("stranger",), "epochs": 1, "steps_per_epoch": 2}
+    run = mtlib.fit(mtlib.experiment("smoke").but(**fields), made_up_corpus((stranger,)), tmp_path, progress="none")
     del TASKS["stranger"]
-    cards._know_tasks(copied)
-    assert TASKS["stranger"] == Task(**{**about["tasks"][-1], "columns": ("text",)})
+    text = cards.card_text(run, "user/name")
+    assert TASKS["stranger"] == stranger and TASKS["stranger"].licence == "CC0"
+    assert "- `stranger`: 0 usual, 1 odd. Who 2020. licence CC0." in text
+    assert 'MultitaskModel.from_pretrained("user/name")' in text
+    config = json.loads((run.path / "config.json").read_text())
+    (run.path / "status.json").unlink()  # it seals the file
+    for damage in ([{"name": "x"}], "stranger", [{**config["tasks"][0], "kind": "odd"}]):
+        (run.path / "config.json").write_text(json.dumps(config | {"tasks": damage}))
+        with pytest.raises(CheckpointError, match="config.json: tasks"):
+            _ = run.experiment
 
 
 def test_a_card_changes_neither_the_model_nor_a_card_that_is_there(copied):

@@ -112,7 +112,7 @@ def test_a_cell_that_takes_too_long_is_reaped_with_its_kernel(notebook, tmp_path
     assert stage_status(tmp_path / "results/notebooks/smoke-sample/x.ipynb")["status"] == "failed"
 
 
-HOLDING_THE_GIL = "import ctypes; ctypes.PyDLL(None).sleep(60)"
+HOLDING_THE_GIL = "import ctypes, time; time.sleep(1); ctypes.PyDLL(None).sleep(60)"  # once the print is sent
 
 
 @pytest.mark.parametrize(
@@ -144,6 +144,8 @@ def test_running_means_interrupted_when_another_process_has_the_number(tmp_path)
     assert stage_status(executed) == {"status": "missing"}
     status = {"status": "running", "pid": os.getpid(), "started": 0.0, "host": os.uname().nodename}
     (tmp_path / "x.status.json").write_text(json.dumps(status))
+    assert stage_status(executed)["status"] == "interrupted"
+    (tmp_path / "x.status.json").write_text(json.dumps(status | {"pid": 10**12}))
     assert stage_status(executed)["status"] == "interrupted"
     (tmp_path / "x.status.json").write_text(json.dumps(status | {"host": "another"}))
     assert stage_status(executed)["status"] == "running"

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.optim import lr_scheduler
 
-from mtlib.training.optimization import halving, learning_rate_factor
+from mtlib.training.optimization import halving, learning_rate_factor, parameter_groups, set_learning_rate
 
 
 def optimizer():
@@ -94,3 +94,37 @@ def test_factors_combine():
 def test_factors_stay_between_zero_and_one_and_no_step_is_wasted(number, warmup):
     for schedule in ("constant", "linear"):
         assert 0 < learning_rate_factor(schedule, number, 100, warmup) <= 1
+
+
+def layered() -> torch.nn.Module:
+    """Parameters that are called as a model's are: two layers, embeddings, a head."""
+    made = torch.nn.Module()
+    made.encoder, made.heads = torch.nn.Module(), torch.nn.ModuleDict({"sst": torch.nn.Linear(2, 2)})
+    made.encoder.embeddings = torch.nn.Embedding(4, 2)
+    made.encoder.encoder = torch.nn.Module()
+    made.encoder.encoder.layer = torch.nn.ModuleList(torch.nn.Linear(2, 2) for _ in range(2))
+    return made
+
+
+def test_layer_decay_multiplies_from_the_heads_down():
+    model = layered()
+    groups = parameter_groups(model, 0.1, 0.5)
+    scales = {id(parameter): group["scale"] for group in groups for parameter in group["params"]}
+    expected = {"heads.sst.weight": 1, "heads.sst.bias": 1, "encoder.embeddings.weight": 0.125}
+    expected |= {
+        f"encoder.encoder.layer.{n}.{part}": s for n, s in ((0, 0.25), (1, 0.5)) for part in ("weight", "bias")
+    }
+    assert {name: scales[id(parameter)] for name, parameter in model.named_parameters()} == expected
+    optimizer = torch.optim.SGD(groups, lr=1.0)
+    set_learning_rate(optimizer, 0.4)
+    model.encoder.encoder.layer[0].weight.grad = torch.ones(2, 2)
+    before = model.encoder.encoder.layer[0].weight.detach().clone()
+    optimizer.param_groups[4]["weight_decay"] = optimizer.param_groups[2]["weight_decay"] = 0.0
+    optimizer.step()
+    torch.testing.assert_close(before - model.encoder.encoder.layer[0].weight.detach(), torch.full((2, 2), 0.1))
+    assert optimizer.param_groups[0]["lr"] == 0.4  # that of the history
+
+
+def test_without_layer_decay_the_groups_are_two_and_have_no_scale():
+    groups = parameter_groups(layered(), 0.1)
+    assert [group["weight_decay"] for group in groups] == [0.1, 0.0] and not any("scale" in group for group in groups)

@@ -13,7 +13,6 @@ from pathlib import Path
 import psutil
 import pytest
 from pipelines import (
-    FIRST_RUNS,
     PARAMETERS,
     SETUP,
     TABLE,
@@ -27,7 +26,9 @@ from pipelines import (
     trains,
     write_preset,
 )
+from typer.testing import CliRunner
 
+from mtlib.cli import app
 from mtlib.errors import LockedError
 from mtlib.workbook.pipeline import require_alone, tidy
 from mtlib.workbook.processes import SCHEDULER
@@ -35,6 +36,8 @@ from mtlib.workbook.processes import SCHEDULER
 FIRST, SECOND = executed("01_first"), executed("02_second")
 LONGER = {"dial": 0.01}
 """200 steps in five epochs: seconds, in one job with what starts from it."""
+
+ONE_RUN = 'runs = {"plain": study.experiment()}'
 
 
 def started(folder: Path, *targets: str, **options) -> subprocess.Popen:
@@ -68,8 +71,16 @@ def killed(process: subprocess.Popen) -> None:
 def by_hand(folder: Path) -> dict[str, str]:
     """The tables of 01_first, its cells executed in this process with `folder` as the current one."""
     with contextlib.chdir(folder):
-        exec("\n".join([PARAMETERS, SETUP, FIRST_RUNS, TABLE.format("01_first")]), {})
+        exec("\n".join([PARAMETERS, SETUP, ONE_RUN, TABLE.format("01_first")]), {})
     return tables(folder)
+
+
+def of_one_run(folder: Path) -> Path:
+    """The project with one longer run in 01_first."""
+    project(folder)
+    trains(folder / "notebooks" / "01_first.ipynb", ONE_RUN)
+    write_preset(folder, **LONGER)
+    return folder
 
 
 def statuses(folder: Path) -> dict[str, str]:
@@ -80,9 +91,7 @@ def statuses(folder: Path) -> dict[str, str]:
 
 @pytest.mark.timeout(900)
 def test_a_killed_scheduler_takes_its_jobs_along_and_resume_gives_the_same_tables(tmp_path, monkeypatch):
-    folder, alone = project(tmp_path / "killed"), project(tmp_path / "alone")
-    write_preset(folder, **LONGER)
-    write_preset(alone, **LONGER)
+    folder, alone = of_one_run(tmp_path / "killed"), of_one_run(tmp_path / "alone")
     process = started(folder, FIRST)
     until(lambda: list(folder.glob("results/runs/*/history.csv")), "the end of a first epoch")
     monkeypatch.chdir(folder)
@@ -93,16 +102,16 @@ def test_a_killed_scheduler_takes_its_jobs_along_and_resume_gives_the_same_table
     killed(process)
     assert not psutil.wait_procs(jobs, timeout=60)[1], "a job has outlived its scheduler"
     assert list(statuses(folder).values()) == ["interrupted"]
-    refused = pipeline(folder, "run", FIRST, code=75)
-    assert "`make resume PRESET=mine.yaml` goes on" in refused.stderr
+    refused = CliRunner().invoke(app, command("run", FIRST)[3:])
+    assert refused.exit_code == 75
+    assert f"`mtlib pipeline resume --preset=mine.yaml --jobs=1 --threads=1 -- {FIRST}` goes on" in refused.stderr
     pipeline(folder, "resume", FIRST)
     assert tables(folder) == by_hand(alone) != {}
 
 
 @pytest.mark.timeout(900)
 def test_sigterm_ends_the_pipeline_and_its_jobs_with_143_and_leaves_no_lock(tmp_path, monkeypatch):
-    folder = project(tmp_path)
-    write_preset(folder, **LONGER)
+    folder = of_one_run(tmp_path)
     process = started(folder, FIRST)
     until(lambda: list(folder.glob("results/runs/*/history.csv")), "the end of a first epoch")
     process.terminate()
@@ -111,7 +120,7 @@ def test_sigterm_ends_the_pipeline_and_its_jobs_with_143_and_leaves_no_lock(tmp_
     monkeypatch.chdir(folder)
     require_alone("again")
     log = (folder / "log").read_text()
-    assert "`make resume PRESET=mine.yaml` goes on" in log and "Traceback" not in log
+    assert "`mtlib pipeline resume --preset=mine.yaml --jobs=1 --threads=1 -- " in log and "Traceback" not in log
 
 
 SCHEDULING = """

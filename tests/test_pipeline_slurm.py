@@ -36,7 +36,9 @@ def slurm(tmp_path_factory):
 def test_jobs_run_on_slurm_and_give_the_tables_of_this_machine(tmp_path):
     folder, alone = project(tmp_path / "p"), project(tmp_path / "alone")
     done = pipeline(folder, "run", FIRST, profile="slurm")
-    assert done.stderr.count("has been submitted with SLURM jobid") == 2
+    log = (folder / ".snakemake" / "log" / "mine-sample.log").read_text()
+    assert log.count("has been submitted with SLURM jobid") == 2 and done.stderr == ""
+    assert [line.partition(":")[0] for line in done.stdout.splitlines()[:2]] == ["job 1 of 2", "job 2 of 2"]
     assert tables(folder) == by_hand(alone) != {}
 
 

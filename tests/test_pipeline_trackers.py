@@ -5,6 +5,7 @@ import pytest
 import mtlib
 from mtlib.errors import ConfigurationError
 from mtlib.training import progress
+from mtlib.workbook.pipeline import prepare
 
 
 @pytest.fixture
@@ -19,10 +20,13 @@ def test_without_a_request_there_is_no_tracker(fit, monkeypatch):
     assert fit().complete
 
 
-def test_an_unknown_tracker_is_refused(run, monkeypatch):
+def test_an_unknown_tracker_is_refused_before_anything_is_written(fit, monkeypatch, tmp_path):
     monkeypatch.setenv(progress.TRACKER, "tensorbord")
-    with pytest.raises(ConfigurationError, match="expected one of tensorboard, trackio, wandb"):
-        progress.log_epoch(run, {"epoch": 1, "step": 6})
+    with pytest.raises(ConfigurationError, match="tensorbord: unknown tracker .did you mean 'tensorboard'"):
+        fit()
+    with pytest.raises(ConfigurationError, match="unknown tracker"):
+        prepare("run", None, tmp_path, tmp_path, "make resume")
+    assert not list(tmp_path.iterdir())
 
 
 def test_every_epoch_is_handed_over_and_the_tracker_closed(fit, run, monkeypatch):

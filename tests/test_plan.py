@@ -1,8 +1,10 @@
 """What a plan reads from the notebooks: their experiments, each one once, as jobs in an order that works."""
 
+import builtins
 import json
 import os
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from mtlib import Smart, Study
 from mtlib.errors import ConfigurationError, DataError
 from mtlib.experiments import Experiment, Pretraining, read_experiment
 from mtlib.presets import preset_names
+from mtlib.workbook import plan as plan_module
 from mtlib.workbook import sweeps
 from mtlib.workbook.notebooks import with_preset
 from mtlib.workbook.parameters import load_notebook, parameters_of
@@ -53,6 +56,15 @@ def test_a_plan_computes_no_method_trains_nothing_and_goes_no_further_than_the_r
     cells = [("method", f"sentinel = {touching}"), ("setup", before), ("runs", f"{EXPERIMENT}; print('louder')")]
     assert list(asking(*cells, ("", touching), ("check", touching), train=True)) == ["x 1"]
     assert capsys.readouterr() == ("", "") and not os.path.exists(sentinel) and os.path.exists(f"{sentinel}2")
+
+
+def test_a_preset_may_name_the_notebooks_that_are_executed(folder):
+    write_preset(folder, only=["02_second"])
+    assert list(Plan("mine.yaml").stages) == ["02_second"]
+    assert list(runs_of(Study("mine.yaml"))) == ["annealed", "baseline"]
+    write_preset(folder, only=["03_third"])
+    with pytest.raises(ConfigurationError, match="there is no '03_third': 01_first, 02_second"):
+        Plan("mine.yaml")
 
 
 def test_magics_and_shell_lines_are_no_syntax_errors(asking):
@@ -280,6 +292,45 @@ def test_notebooks_that_ask_for_each_other_s_runs_come_to_an_end(folder):
         assert set(plan.stages[stage].digests) == plan.experiments.keys() - {
             digest for digest, each in plan.experiments.items() if isinstance(each, Pretraining)
         }
+
+
+@pytest.mark.parametrize("number", [2, 8])
+def test_every_notebook_is_read_once_and_those_that_ask_for_one_another_at_most_three_times(
+    folder, monkeypatch, number
+):
+    executed, loaded, load = Counter(), Counter(), plan_module.load_notebook
+    monkeypatch.setattr(plan_module, "load_notebook", lambda path: loaded.update([path.stem]) or load(path))
+    monkeypatch.setattr(builtins, "executed_here", executed, raising=False)
+    counting = "executed_here.update([{0!r}])\nruns = {{**runs_of(study), {0!r}: study.experiment().but(epochs={1})}}"
+    stages = [f"{place:02}_all" for place in range(3, 3 + number)]
+    for place, stage in enumerate(stages):
+        trains(folder / "notebooks" / f"{stage}.ipynb", counting.format(stage, 3 + place))
+    once = "executed_here.update(['20_once'])\nruns = runs_of(study, '01_first')"
+    trains(folder / "notebooks" / "20_once.ipynb", once)
+    plan = Plan("mine.yaml")
+    assert set(loaded.values()) == {1} and executed["20_once"] == 1 and max(executed[stage] for stage in stages) <= 3
+    everything = {digest for stage in plan.stages.values() for digest in stage.digests}
+    assert all(set(plan.stages[stage].digests) == everything for stage in stages)
+
+
+def test_notebooks_that_name_one_another_get_the_whole_of_each_other_s_runs(folder):
+    for stage, other in (("03_ping", "04_pong"), ("04_pong", "03_ping")):
+        own = f"study.experiment().but(epochs={stage[1]})"
+        derived = "{name: each.but(batch_size=3) for name, each in asked.items()}"
+        source = f"asked = runs_of(study, '{other}')\nruns = {{**asked, '{stage}': {own}}}"
+        trains(folder / "notebooks" / f"{stage}.ipynb", source)
+    trains(folder / "notebooks" / "05_more.ipynb", f"asked = runs_of(study, '04_pong')\nruns = {derived}")
+    plan = Plan("mine.yaml")
+    assert set(plan.stages["03_ping"].digests) == set(plan.stages["04_pong"].digests)
+    assert len(plan.stages["04_pong"].digests) == len(plan.stages["05_more"].digests) == 2
+
+
+def test_notebooks_that_ask_for_ever_more_are_refused(folder):
+    more = "runs = {f'{n} again': e.but(epochs=e.epochs + 1) for n, e in runs_of(study).items()}"
+    for stage in ("03_more", "04_more"):
+        trains(folder / "notebooks" / f"{stage}.ipynb", more)
+    with pytest.raises(ConfigurationError, match="03_more.ipynb, 04_more.ipynb: they ask for each other's runs, ever"):
+        Plan("mine.yaml")
 
 
 def test_what_is_executed_asks_for_what_was_planned(folder):

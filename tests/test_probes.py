@@ -11,6 +11,7 @@ import torch
 import mtlib
 from mtlib.data.batches import TokenizedSplit
 from mtlib.encoders import find_encoder
+from mtlib.errors import ConfigurationError
 from mtlib.model import MultitaskModel
 from mtlib.objectives.divergences import symmetric_divergence
 from mtlib.objectives.ranking import multiple_negatives_ranking_loss
@@ -171,3 +172,26 @@ def test_a_probe_reads_what_is_in_the_vectors(corpus, monkeypatch):
     blind, seeing = ((frame["label"] == frame["prediction"]).mean() for frame in found)
     assert seeing > 0.95 and blind < 0.5
     assert found[0]["id"].tolist() == corpus["sst"].dev["id"].tolist()
+
+
+@pytest.mark.parametrize("task, own", [("sst", "red green blue"), ("qqp", ("red green", "dark warm cold"))])
+def test_perturbed_answers_are_those_of_the_training_s_own_adversary(model, task, own):
+    radii = (0.01, 0.1, 1.0)
+    table = probes.perturbed_answers(model, task, own, radii, seed=3)
+    assert table["direction"].tolist() == ["none"] + ["adversarial"] * 3 + ["random"] * 3
+    clean = model.predict(task, own, precision="float32")
+    shared = [name for name in table if name in clean]
+    assert table.loc[0, shared].tolist() == pytest.approx(clean.loc[0, shared].tolist(), abs=1e-6)
+    measured = penalty_by_radius(model, [model.tokenize(model.task(task), [own]).batch([0])], radii, seed=3)
+    measured = measured[measured["dropout"] == "off"].set_index(["direction", "radius"])["penalty"]
+    p = table.filter(regex=r"^p\d").to_numpy()
+    penalties = ((p - p[0]) * (np.log(p) - np.log(p[0]))).sum(axis=1)
+    for row, penalty in zip(table.itertuples(), penalties, strict=True):
+        if row.direction != "none":
+            assert penalty == pytest.approx(measured[row.direction, row.radius], rel=1e-3, abs=1e-7)
+    assert penalties[3] > 10 * penalties[1] and penalties[2] > penalties[5]
+
+
+def test_one_input_is_perturbed_at_a_time(model):
+    with pytest.raises(ConfigurationError, match="expected one input, found 2"):
+        probes.perturbed_answers(model, "sst", ["red", "green"])

@@ -139,3 +139,30 @@ def test_successive_steps_are_unrelated():
         values = np.array([draw(step) for step in range(n)])
         assert abs(values.mean() - 0.5) < 5 / np.sqrt(12 * n)
         assert abs(np.corrcoef(values[1:], values[:-1])[0, 1]) < 5 / np.sqrt(n)
+
+
+def test_a_stream_reaches_the_generators_of_gpus_and_gives_them_back_as_they_were(monkeypatch):
+    gpu = torch.Generator().manual_seed(5)
+    before = torch.rand(4, generator=gpu.clone_state()).tolist()
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "default_generators", (gpu,))
+    with randomness.seeded(1, "dropout", 3):
+        inside = torch.rand(8, generator=gpu).tolist()
+    assert inside == torch_draws(1, "dropout", 3)
+    with pytest.raises(RuntimeError), randomness.seeded(1, "dropout", 3):
+        raise RuntimeError("the state is restored after an error too")
+    assert torch.rand(4, generator=gpu).tolist() == before
+
+
+@pytest.mark.parametrize("name", ["mps", "xpu"])
+def test_a_stream_reaches_other_accelerators_and_gives_them_back_as_they_were(monkeypatch, name):
+    other, module = torch.Generator().manual_seed(5), getattr(torch, name)
+    before = torch.rand(4, generator=other.clone_state()).tolist()
+    monkeypatch.setattr(module, "is_available", lambda: True)
+    monkeypatch.setattr(module, "get_rng_state", other.get_state)
+    monkeypatch.setattr(module, "set_rng_state", other.set_state)
+    monkeypatch.setattr(module, "manual_seed", other.manual_seed)
+    with randomness.seeded(1, "dropout", 3):
+        inside = torch.rand(8, generator=other).tolist()
+    assert inside == torch_draws(1, "dropout", 3)
+    assert torch.rand(4, generator=other).tolist() == before

@@ -27,8 +27,8 @@ def study(tmp_path):
     (tmp_path / "figures/smoke-sample/figure_3.png").write_bytes(b"png")
     (tmp_path / "figures/smoke-sample/figure_1a.html").write_text(SENTENCE)
 
-    def write(*outputs, tags=()):
-        cell = new_code_cell("1", outputs=list(outputs), metadata={"tags": list(tags), "papermill": {"duration": 1}})
+    def write(*outputs, tags=(), source="1"):
+        cell = new_code_cell(source, outputs=list(outputs), metadata={"tags": list(tags), "papermill": {"duration": 1}})
         nbformat.write(new_notebook(cells=[cell]), folder / "03_smart.ipynb")
         nbformat.write(new_notebook(), folder / "04_mnrl.failed.ipynb")
         place = tmp_path / "reference"
@@ -57,6 +57,15 @@ def test_no_sentence_goes_along(study):
 def test_a_folder_of_this_machine_is_noticed(study):
     with pytest.raises(StorageError, match="a folder of this machine"):
         study(new_output("stream", text=f"see {ROOT / 'x'}"))
+
+
+@pytest.mark.parametrize("folder", ["/home/me/data", "../../x/data", "../data"])
+def test_of_the_corpus_folder_only_the_name_stays(study, folder):
+    place, _ = study(tags=["injected-parameters"], source=f'preset = "gpu"\ncorpus = "{folder}"\n')
+    (cell,) = nbformat.read(place / "notebooks/03_smart.ipynb", as_version=4).cells
+    assert cell.source == 'preset = "gpu"\ncorpus = "../data"\n'
+    place, _ = study(tags=["injected-parameters"], source='corpus = "sample"')
+    assert nbformat.read(place / "notebooks/03_smart.ipynb", as_version=4).cells[0].source == 'corpus = "sample"'
 
 
 def test_without_executed_notebooks_nothing_is_replaced(tmp_path):

@@ -31,7 +31,7 @@ def flops(bench, corpus):
         )
 
 
-@pytest.mark.parametrize("method", ["SMART, 1 step", "BPPO", "SMART + BPPO"])
+@pytest.mark.parametrize("method", ["SMART, 1 step", "BPPO", "R-Drop", "FreeLB", "SMART + BPPO"])
 def test_a_step_computes_its_passes_and_no_more(bench, flops, method):
     limit = bench.METHODS[method][1] / bench.METHODS["plain"][1]
     assert flops[method] == pytest.approx(limit, rel=0.01)

@@ -43,13 +43,15 @@ def test_the_corpus_is_what_is_named_else_the_preset_s():
     assert Study("paper", "sample").source == "sample"
 
 
-def test_without_training_every_missing_run_is_named_and_none_begun(study, tmp_path):
+def test_without_training_missing_runs_are_named_and_none_begun(study, tmp_path):
     study.train = False
     wanted = {"plain": study.experiment(), "no dropout": study.experiment(penalties=[Smart(weight=0.0)])}
     with pytest.raises(
         MissingRunError, match=r"plain \(round-robin-seed-3-\w{8}, new\), no dropout \(round-robin-dropout"
     ):
         study.fit(wanted)
+    with pytest.raises(MissingRunError, match=r"not finished: 8 of 8: 0 .*, 5 \(\S+ new\) and 2 more; `make run`"):
+        study.fit({str(seed): study.experiment(seed=seed) for seed in range(8)})
     assert not list((tmp_path / "results").rglob("status.json"))
 
 
@@ -105,3 +107,19 @@ def test_a_batch_and_the_encoder_for_a_look_inside(study):
         and batch.labels.tolist() == study.corpus["qqp"].dev["label"][:4].tolist()
     )
     assert isinstance(model, mtlib.MultitaskModel) and not model.training
+
+
+def test_two_runs_are_compared_as_a_study_compares_them(run, corpus, tmp_path):
+    other = mtlib.fit(run.experiment.but(name="", seed=1), corpus, tmp_path, progress="none")
+    table = mtlib.compare(run, other, draws=500)
+    expected = Runs({run.id: run, other.id: other}).compare(run.id, other.id, draws=500)
+    pd.testing.assert_frame_equal(table, expected)
+    assert list(table["task"])[-2:] == ["mean", "evenness"] and set(table["system"]) == {other.id}
+    seeds = mtlib.compare([run, other], other, draws=500)
+    assert set(seeds["against"]) == {f"{run.experiment.label}, 2 seeds"}
+    by_name = mtlib.compare({"a": run, "b": other}, [("a", "b")], draws=500)
+    assert by_name.drop(columns=["system", "against"]).equals(table.drop(columns=["system", "against"]))
+    with pytest.raises(ConfigurationError, match="two different runs"):
+        mtlib.compare(run, run)
+    with pytest.raises(ConfigurationError, match="no runs of"):
+        mtlib.compare(run, [])

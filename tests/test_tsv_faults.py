@@ -1,6 +1,7 @@
 """What the strict reader says of odd bytes, empty files and lost characters, word by word."""
 
 import io
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -10,6 +11,7 @@ from test_tsv import ROWS, faults, sst_file
 
 from mtlib.data.tsv import read_tsv, scan_tsv, unfit_id
 from mtlib.errors import DataError
+from mtlib.study.submissions import submission
 from mtlib.tasks import QQP, SST
 from mtlib.training.evaluation import in_choosing_half
 
@@ -86,6 +88,25 @@ def test_an_id_that_would_split_a_row_of_predictions_is_named(tmp_path, name):
 def test_an_id_that_a_spreadsheet_would_compute_is_named(tmp_path, name):
     found = faults(sst_file(tmp_path, [(name, "text", "1")], name="x.csv"))
     assert found == [f"x.csv:2, column 'id': expected an id that no spreadsheet takes for a formula, found {name!r}"]
+
+
+@pytest.mark.parametrize("name", ["a,b", ",", " a", "a ", "a , 3"])
+def test_an_id_that_would_split_a_line_of_a_submission_is_named(tmp_path, name):
+    expected = "expected an id without commas and blanks at its ends, by which submission files are split"
+    found = faults(sst_file(tmp_path, [("good", "text", "1"), (name, "text", "1")], name="x.csv"))
+    assert found == [f"x.csv:3, column 'id': {expected}, found {name!r}"]
+    own = replace(SST, name="reviews")
+    assert scan_tsv(sst_file(tmp_path, [(name, "text", "1")]), own).faults == ()
+    with pytest.raises(DataError, match="submission of sst: expected an id without commas"):
+        submission(pd.DataFrame({"id": ["good", name], "prediction": [1, 2]}), "sst")
+
+
+@given(st.text(min_size=1))
+def test_every_id_that_is_taken_comes_back_as_the_course_reads_a_submission(name):
+    assume(name.strip() and unfit_id(name, "sst") is None)
+    text = submission(pd.DataFrame({"id": [name, "last"], "prediction": [1, 2]}), "sst")
+    rows = [line.split(",") for line in text.splitlines()[1:]]
+    assert [[field.strip() for field in row] for row in rows] == [[name, "1"], ["last", "2"]]
 
 
 @given(st.text(min_size=1))

@@ -14,6 +14,9 @@ def line_of(text: str) -> str:
     parts = CODE.split(text)
     parts[::2] = [re.sub(r"([\\*|_`])", r"\\\1", part) for part in parts[::2]]
     parts[1::2] = [f"``{part[1:-1].strip()}``" for part in parts[1::2]]
+    for place in range(2, len(parts), 2):
+        if parts[place][:1].isalnum() or parts[place][:1] in ("(", "["):
+            parts[place] = r"\ " + parts[place]  # a literal ends before a space or punctuation
     return "".join(parts)
 
 

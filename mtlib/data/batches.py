@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,12 @@ import torch
 
 from mtlib.randomness import generator
 from mtlib.tasks import Task
+
+if TYPE_CHECKING:
+    from mtlib.data.corpus import Corpus
+
+Tokenizer = Any
+"""A Hugging Face tokenizer, fast or not: its class is imported only where one is loaded."""
 
 POOL = 64
 """Batches sorted together by length: larger saves padding, smaller keeps batches more random."""
@@ -56,7 +63,7 @@ class TokenizedSplit:
     ids: example ids, [n]. lengths: tokens of each example, [n]. truncated: how many were cut to `max_tokens`.
     """
 
-    def __init__(self, task: Task, frame: pd.DataFrame, tokenizer, max_tokens: int):
+    def __init__(self, task: Task, frame: pd.DataFrame, tokenizer: Tokenizer, max_tokens: int):
         self.task = task
         self.ids = frame["id"].to_numpy()
         self.labels = frame["label"].to_numpy() if "label" in frame else None
@@ -69,7 +76,7 @@ class TokenizedSplit:
             tokens.truncated,
         )
         self.pad = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
-        self._pass = None, []
+        self._pass: tuple[tuple[int, int, int] | None, list[np.ndarray]] = None, []
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -104,8 +111,8 @@ class TokenizedSplit:
             self._pass = (batch_size, seed, number), shuffled_batches(self.lengths, batch_size, rng)
         return self.batch(self._pass[1][index])
 
-    def evaluation_batches(self, tokens: int = 2048) -> Iterator[Batch]:
-        """All examples once, longest first, in batches of at most `tokens` padded tokens.
+    def evaluation_batches(self, tokens: int = 2048, examples: int | None = None) -> Iterator[Batch]:
+        """All examples once, longest first, in batches of `examples`, or of at most `tokens` padded tokens.
 
         On two cores 2,048 scored 813 examples a second where 8,192, which leave the caches, scored 625.
         """
@@ -113,7 +120,7 @@ class TokenizedSplit:
         start = 0
         while start < len(order):
             width = -(-int(self.lengths[order[start]]) // PAD_TO) * PAD_TO
-            stop = start + max(1, tokens // width)
+            stop = start + (examples or max(1, tokens // width))
             yield self.batch(order[start:stop])
             start = stop
 
@@ -150,7 +157,7 @@ class Tokens:
 _kept: dict[tuple, Tokens] = {}
 
 
-def tokenize(tokenizer, texts: Sequence[list[str]], max_tokens: int) -> Tokens:
+def tokenize(tokenizer: Tokenizer, texts: Sequence[list[str]], max_tokens: int) -> Tokens:
     """Tokens of one text list or of two (pairs), cut to `max_tokens` an example; of a pair the longer text first.
 
     The process keeps what it tokenized last, by the texts' and the tokenizer's content.
@@ -158,16 +165,17 @@ def tokenize(tokenizer, texts: Sequence[list[str]], max_tokens: int) -> Tokens:
     content = _fingerprint("\x1f".join([str(len(column)), *column]) for column in texts)
     key = content, _vocabulary(tokenizer, len(tokenizer)), max_tokens
     tokens = _kept.pop(key, None) or _tokenized(tokenizer, texts, max_tokens)
-    _reset(tokenizer)
+    forget_truncation(tokenizer)
     _kept[key] = tokens
     while len(_kept) > KEPT:
         del _kept[next(iter(_kept))]
     return tokens
 
 
-def _tokenized(tokenizer, texts: Sequence[list[str]], max_tokens: int) -> Tokens:
+def _tokenized(tokenizer: Tokenizer, texts: Sequence[list[str]], max_tokens: int) -> Tokens:
     types = {"input_ids": np.int32, "token_type_ids": np.uint8}
-    parts, lengths, truncated = {}, [], 0
+    parts: dict[str, list[np.ndarray]] = {}
+    lengths, truncated = [], 0
     for start in range(0, max(len(texts[0]), 1), CHUNK):
         some = [column[start : start + CHUNK] for column in texts]
         encoded = tokenizer(*some, truncation=True, max_length=max_tokens, return_attention_mask=False)
@@ -182,7 +190,7 @@ def _tokenized(tokenizer, texts: Sequence[list[str]], max_tokens: int) -> Tokens
     return Tokens(columns, np.cumsum(lengths) - lengths, lengths, truncated)
 
 
-def _longer(tokenizer, texts: Sequence[list[str]], rows: np.ndarray, max_tokens: int) -> int:
+def _longer(tokenizer: Tokenizer, texts: Sequence[list[str]], rows: np.ndarray, max_tokens: int) -> int:
     """How many of the examples at `rows` have more than `max_tokens` tokens."""
     if not len(rows):
         return 0
@@ -199,14 +207,14 @@ def _fingerprint(parts: Iterable[str]) -> str:
 
 
 @lru_cache(maxsize=4)
-def _vocabulary(tokenizer, size: int) -> str:
+def _vocabulary(tokenizer: Tokenizer, size: int) -> str:
     """SHA-256 of a tokenizer's content; `size` tells one that has got new tokens from what it was before."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     about = json.loads(backend.to_str()) if backend else {"vocabulary": tokenizer.get_vocab(), "shown": repr(tokenizer)}
     return _fingerprint([json.dumps(about | {"truncation": None, "padding": None}, sort_keys=True)])
 
 
-def _reset(tokenizer) -> None:
+def forget_truncation(tokenizer: Tokenizer) -> None:
     """Forget the last call's truncation, which is stored with a tokenizer: a stored model must not tell who called."""
     if backend := getattr(tokenizer, "backend_tokenizer", None):
         backend.no_truncation()
@@ -222,7 +230,7 @@ class TokenizedCorpus:
     test: Mapping[str, TokenizedSplit]
 
     @classmethod
-    def build(cls, corpus, tasks: Sequence[Task], tokenizer, max_tokens: int) -> "TokenizedCorpus":
+    def build(cls, corpus: "Corpus", tasks: Sequence[Task], tokenizer: Tokenizer, max_tokens: int) -> "TokenizedCorpus":
         """Tokenize the splits of `tasks` in `corpus`; a split that a corpus lacks is left out."""
         splits = {
             name: {

@@ -1,4 +1,4 @@
-"""Corpora: the splits of every task, their fingerprint, and what `mtlib data check` says about them."""
+"""Corpora: the splits of every task, their fingerprint, and their tables."""
 
 import hashlib
 import json
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -87,6 +87,27 @@ class Corpus(Mapping[str, Splits]):
         splits = {name: self[name] for name in names}
         return replace(self, tasks=tuple(by_name[name] for name in names), splits=splits)
 
+    @classmethod
+    def from_frames(
+        cls, name: str, tables: "Mapping[Task, pd.DataFrame | Mapping[str, pd.DataFrame]]", **options: Any
+    ) -> "Corpus":
+        """A corpus called `name` of tables in pandas: of each task one, or a dict of train, dev and test.
+
+        A table has the task's columns and perhaps `id`, else ids are made. Labels are names of classes, or numbers.
+        One table, or train without dev, is split by `seed` (0) and `shares` (0.8, 0.1, 0.1), stratified by label.
+        Raises DataError with every fault of every table; rows without a label are left out, and noted.
+        """
+        from mtlib.data.frames import corpus_of_frames
+
+        return corpus_of_frames(name, tables, **options)
+
+    def joined(self, other: "Corpus") -> "Corpus":
+        """The tasks of this corpus, then those of another; raises ConfigurationError for a task that both have."""
+        if shared := [name for name in other if name in self]:
+            raise ConfigurationError(f"{self.name} and {other.name} both have the task {shared[0]!r}")
+        splits, name = {**self.splits, **other.splits}, f"{self.title} + {other.title}"
+        return Corpus(name, (*self.tasks, *other.tasks), splits, self.notes + other.notes, source=other.source)
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of ids, texts and labels of all splits, in order; CRLF inside a text counts as LF."""
@@ -133,7 +154,7 @@ class Corpus(Mapping[str, Splits]):
                 parts.append(part.assign(task=task.name, split=split, share=part["rows"] / len(frame)))
         return pd.concat(parts[1:] or parts, ignore_index=True)[columns]
 
-    def lengths(self, tokenizer=None, max_tokens: int = 512) -> pd.DataFrame:
+    def lengths(self, tokenizer: Any = None, max_tokens: int = 512) -> pd.DataFrame:
         """Length of the examples in tokens (words without a tokenizer); pairs count as one example.
 
         Columns task, split, unit, median, p95, longest, truncated: examples over `max_tokens`, which are cut.
@@ -157,16 +178,18 @@ def load_corpus(
     empty: EmptyPolicy = "error",
     allow_rare: bool = False,
 ) -> Corpus:
-    """The corpus at `source`: "sample" (generated), "hub" (downloaded, pinned) or a folder of `<files>-train.csv`, ...
+    """The corpus at `source`: "sample" (generated), "hub" (downloaded, pinned), a folder of `<files>-train.csv`, ...,
+    or a YAML file that describes one of one's own (`mtlib.own_corpus`).
 
-    A Path is always a folder, also one that is called sample or hub; so is "./sample".
-    tasks: default SST, QQP and STS. strict_leakage: an example shared by train and dev or test is an error.
+    A Path is always a folder or a file, also one that is called sample or hub; so is "./sample".
+    tasks: default SST, QQP and STS; of a YAML file, all that it has. strict_leakage: an example shared by train and
+    dev or test is an error.
     empty: what an empty text is, "error", "keep" or "drop". allow_rare: a class may have fewer than two examples.
     Rows that were dropped are counted in one warning a file.
     Raises DataError with every fault of every file; StorageError where nothing can be read; ConfigurationError for
     tasks that are unknown or named twice.
     """
-    corpus, faults, dropped = _read(source, _resolve(tasks), empty)
+    corpus, faults, dropped = read_corpus(source, tasks, empty)
     for note in dropped:
         warnings.warn(note, stacklevel=2)
     raise_faults(faults)
@@ -177,55 +200,13 @@ def load_corpus(
     return corpus
 
 
-@dataclass(frozen=True)
-class Report:
-    """What `mtlib data check` prints: the tables of a corpus, its notes and every fault."""
-
-    title: str
-    summary: pd.DataFrame
-    lengths: pd.DataFrame
-    leakage: pd.DataFrame
-    notes: tuple[str, ...]
-    faults: tuple[Fault, ...]
-
-    @property
-    def exit_code(self) -> int:
-        """0 for a sound corpus, else the exit code of DataError."""
-        return DataError.exit_code if self.faults else 0
-
-    def __str__(self) -> str:
-        parts = [self.title]
-        for name, table in (("examples", self.summary), ("lengths", self.lengths), ("shared with train", self.leakage)):
-            parts.append(f"{name}\n{table.to_string(index=False) if len(table) else 'nothing readable'}")
-        parts.append("\n".join(["notes", *(self.notes or ["none"])]))
-        parts.append("\n".join([f"faults: {len(self.faults)}", *map(str, self.faults)]))
-        return "\n\n".join(parts)
-
-
-def check(
-    source: str | Path,
-    tasks: Sequence[Task | str] | None = None,
-    tokenizer=None,
-    max_tokens: int = 512,
-    empty: EmptyPolicy = "error",
-) -> Report:
-    """Read `source` to the end whatever is wrong with it, and report counts, balance, lengths, leakage and faults.
-
-    tokenizer: a Hugging Face tokenizer to measure lengths with; words are counted without one.
-    """
-    corpus, faults, dropped = _read(source, _resolve(tasks), empty)
-    faults = [*faults, *(rare_classes(corpus) if not faults else [])]
-    tables = corpus.summary(), corpus.lengths(tokenizer, max_tokens), corpus.leakage()
-    return Report(corpus.title, *tables, tuple(corpus.notes), tuple(faults))
-
-
 def words(frame: pd.DataFrame) -> np.ndarray:
     """Whitespace-separated words of each example, [n]."""
     counts = (np.array([len(text.split()) for text in frame[name]], dtype=np.int64) for name in text_columns(frame))
     return sum(counts, start=np.zeros(len(frame), dtype=np.int64))
 
 
-def tokens(frame: pd.DataFrame, tokenizer) -> np.ndarray:
+def tokens(frame: pd.DataFrame, tokenizer: Any) -> np.ndarray:
     """Tokens of each example as the encoder reads it, special tokens included, nothing cut, [n]."""
     if not len(frame):
         return np.zeros(0, dtype=np.int64)
@@ -269,8 +250,15 @@ def _resolve(tasks: Sequence[Task | str] | None) -> tuple[Task, ...]:
     return tuple(resolved)
 
 
-def _read(source: str | Path, tasks: tuple[Task, ...], empty: EmptyPolicy) -> tuple[Corpus, list[Fault], list[str]]:
-    """The corpus, all faults, and the notes that deserve a warning."""
+def read_corpus(
+    source: str | Path, names: Sequence[Task | str] | None, empty: EmptyPolicy = "error"
+) -> tuple[Corpus, list[Fault], list[str]]:
+    """The corpus at `source`, all faults, and the notes that deserve a warning; what `load_corpus` decides on."""
+    if str(source).endswith((".yaml", ".yml")) and not os.path.isdir(source):
+        from mtlib.own_corpus import read
+
+        return read(source, names, empty)
+    tasks = _resolve(names)
     if source in ("sample", "hub"):
         load = sample.load if source == "sample" else hub.load
         known = sample.TASKS if source == "sample" else tuple(hub.SOURCES)
@@ -284,7 +272,9 @@ def _read(source: str | Path, tasks: tuple[Task, ...], empty: EmptyPolicy) -> tu
         return Corpus(str(source), tasks, splits, list(dropped), cast(Kind, source)), [], dropped
     folder = Path(source)
     if not os.path.isdir(folder):
-        raise DataError(f"corpus {str(source)!r}: expected 'sample', 'hub' or a folder, found no such folder")
+        raise DataError(
+            f"corpus {str(source)!r}: expected 'sample', 'hub', a folder or a YAML file, found no such folder"
+        )
     splits, faults, dropped, notes = {}, [], [], []
     for task in tasks:
         frames = {}
@@ -299,11 +289,8 @@ def _read(source: str | Path, tasks: tuple[Task, ...], empty: EmptyPolicy) -> tu
             dropped += table.notes
             notes += [*table.notes, *table.remarks]
         splits[task.name] = Splits(**frames)
-    return (
-        Corpus(folder.resolve().name or str(folder), tasks, splits, notes, source=str(folder.resolve())),
-        faults,
-        dropped,
-    )
+    name = folder.resolve().name or str(folder)
+    return Corpus(name, tasks, splits, notes, source=str(folder.resolve())), faults, dropped
 
 
 def _files(folder: Path, task: Task) -> dict[str, Path]:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -61,7 +62,7 @@ def load(task: Task) -> tuple[dict[str, pd.DataFrame], list[str]]:
     return frames, notes
 
 
-def fetch(source: Source):
+def fetch(source: Source) -> Any:
     """The DatasetDict of `source`: at most ATTEMPTS tries, and one fresh download of a damaged or short copy."""
     try:
         import datasets
@@ -96,7 +97,7 @@ def fetch(source: Source):
     raise fault
 
 
-def _wrong(source: Source, stored) -> StorageError | DataError | None:
+def _wrong(source: Source, stored: Any) -> StorageError | DataError | None:
     """What is wrong with a loaded data set: its cached revision, a changed byte, its splits or their lengths."""
     name = f"{source.dataset}@{source.revision[:8]}"
     files = [file["filename"] for split in stored.values() for file in split.cache_files]
@@ -111,7 +112,7 @@ def _wrong(source: Source, stored) -> StorageError | DataError | None:
     return None
 
 
-def _frame(task: Task, source: Source, name: str, rows) -> tuple[pd.DataFrame, int]:
+def _frame(task: Task, source: Source, name: str, rows: Any) -> tuple[pd.DataFrame, int]:
     """Frame of one split, and the number of rows dropped for an empty text; labels that are all -1 are no labels."""
     texts = [list(rows[column]) for column in source.columns]
     labels = list(rows["label"])

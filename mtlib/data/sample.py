@@ -9,9 +9,9 @@ stays below 1.
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -92,13 +92,13 @@ class _Draw:
             self.buffer = self.rng.random(4096).tolist()
         return self.buffer.pop()
 
-    def one(self, options):
+    def one(self, options: Sequence[Any] | Choices) -> Any:
         """One of a sequence, or of the words that this split may use."""
         if isinstance(options, Choices):
             options = options.every if self.everything else options.seen
         return options[int(self.uniform() * len(options))]
 
-    def other(self, options, *taken):
+    def other(self, options: Sequence[Any] | Choices, *taken: Any) -> Any:
         """One of `options` that is none of `taken`."""
         while (option := self.one(options)) in taken:
             pass
@@ -209,7 +209,7 @@ def _slots(draw: _Draw, meaning: Choices) -> dict[str, str | Choices]:
     return slots
 
 
-def _concept(draw: _Draw, kind: str, taken) -> str | Choices:
+def _concept(draw: _Draw, kind: str, taken: Any) -> str | Choices:
     return draw.other(questions.SYNONYMS.get(kind) or questions.ENTITIES[kind], *taken)
 
 

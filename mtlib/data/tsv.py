@@ -100,16 +100,26 @@ def parse_label(task: Task, text: str) -> int | float:
     return int(value)
 
 
-def unfit_id(name: str) -> str | None:
+SUBMITTED = ("sst", "qqp", "sts")
+"""Tasks of the course, whose submission files are lines `id , prediction `: split at the comma, blanks stripped."""
+
+
+def unfit_id(name: str, task: str = "") -> str | None:
     """What is expected of an id where `name` is none that every file of predictions can hold; None for a good one.
+
+    task: the name of its task; those of SUBMITTED have submission files too.
 
     >>> unfit_id("sst-12"), unfit_id("-3"), unfit_id("=1+1")
     (None, None, 'an id that no spreadsheet takes for a formula')
+    >>> unfit_id("a,b"), unfit_id("a,b", "sst")
+    (None, 'an id without commas and blanks at its ends, by which submission files are split')
     """
     if CONTROL.search(name):
         return "an id without line ends and control characters"
     if name.startswith(FORMULA) and not NUMBER.fullmatch(name):
         return "an id that no spreadsheet takes for a formula"
+    if task in SUBMITTED and ("," in name or name != name.strip()):
+        return "an id without commas and blanks at its ends, by which submission files are split"
     return None
 
 
@@ -238,7 +248,7 @@ class _Reader:
         name = row["id"]
         if not name.strip():
             self.fault(number, "id", "an id", "nothing")
-        elif unwritable := unfit_id(name):
+        elif unwritable := unfit_id(name, self.task.name):
             self.fault(number, "id", unwritable, _shown(name))
         elif (first := self.seen.setdefault(name, number)) != number:
             self.fault(number, "id", "an id of its own", f"{name!r}, the id of line {first}")

@@ -69,7 +69,7 @@ class Bregman(Penalty):
     def after_step(self, model: nn.Module, number: int) -> None:
         """Move the teacher towards `model`: parameters and buffers alike, integer buffers are copied."""
         weight = 1 - self.decay_at(number)
-        for slow, fast in zip(_tensors(self._started()).values(), _tensors(model).values(), strict=True):
+        for slow, fast in zip(tensors(self._started()).values(), tensors(model).values(), strict=True):
             if slow.is_floating_point():
                 slow.lerp_(fast.to(slow.dtype), weight)
             else:
@@ -81,21 +81,11 @@ class Bregman(Penalty):
 
     def state(self) -> dict[str, torch.Tensor]:
         """The teacher's parameters and buffers by name (not copies)."""
-        return {name: tensor.contiguous() for name, tensor in _tensors(self._started()).items()}
+        return {name: tensor.contiguous() for name, tensor in tensors(self._started()).items()}
 
-    @torch.no_grad()
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
         """Copy `state` into the teacher; raises CheckpointError, changing nothing, when names or shapes differ."""
-        own = _tensors(self._started())
-        if own.keys() != state.keys():
-            missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-            raise CheckpointError(f"teacher: missing {missing or 'nothing'}, unexpected {extra or 'nothing'}")
-        for name, tensor in own.items():
-            if tensor.shape != state[name].shape or tensor.dtype != state[name].dtype:
-                expected, actual = (f"{list(t.shape)} {t.dtype}" for t in (tensor, state[name]))
-                raise CheckpointError(f"teacher: {name}: expected {expected}, found {actual}")
-        for name, tensor in own.items():
-            tensor.copy_(state[name])
+        put_back(tensors(self._started()), state, "teacher")
 
     def _started(self) -> nn.Module:
         if self._teacher is None:
@@ -103,6 +93,23 @@ class Bregman(Penalty):
         return self._teacher
 
 
-def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+def tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     """Every parameter and buffer once, by name."""
     return {name: tensor.detach() for name, tensor in (*model.named_parameters(), *model.named_buffers())}
+
+
+@torch.no_grad()
+def put_back(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], what: str) -> None:
+    """Copy `state` into the tensors `own`, in place.
+
+    Raises CheckpointError that says `what`, changing nothing, when names, shapes or types differ.
+    """
+    if own.keys() != state.keys():
+        missing, extra = sorted(own.keys() - state.keys())[:6], sorted(state.keys() - own.keys())[:6]
+        raise CheckpointError(f"{what}: missing {missing or 'nothing'}, unexpected {extra or 'nothing'}")
+    for name, tensor in own.items():
+        if tensor.shape != state[name].shape or tensor.dtype != state[name].dtype:
+            expected, actual = (f"{list(t.shape)} {t.dtype}" for t in (tensor, state[name]))
+            raise CheckpointError(f"{what}: {name}: expected {expected}, found {actual}")
+    for name, tensor in own.items():
+        tensor.copy_(state[name])

@@ -1,7 +1,8 @@
 """Symmetric divergences l_s(a, b) between two outputs of the same head: zero where they agree, never negative."""
 
-import torch
 from torch import Tensor
+
+from mtlib.objectives.losses import wide
 
 
 def symmetric_divergence(kind: str, a: Tensor, b: Tensor) -> Tensor:
@@ -17,7 +18,7 @@ def symmetric_divergence(kind: str, a: Tensor, b: Tensor) -> Tensor:
     """
     if a.shape != b.shape:
         raise ValueError(f"outputs of one head must have one shape, found {list(a.shape)} and {list(b.shape)}")
-    a, b = _wide(a), _wide(b)
+    a, b = wide(a), wide(b)
     if kind == "regression":
         return (a - b).square().mean()
     if kind == "binary":
@@ -28,7 +29,3 @@ def symmetric_divergence(kind: str, a: Tensor, b: Tensor) -> Tensor:
         log_p, log_q = a.log_softmax(-1), b.log_softmax(-1)
         return ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(-1).mean()
     raise ValueError(f"unknown kind {kind!r}: expected classification, binary or regression")
-
-
-def _wide(output: Tensor) -> Tensor:
-    return output if output.dtype == torch.float64 else output.float()

@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import nn
 
 from mtlib.kinds import Kinded
+from mtlib.objectives.losses import LOSSES
 from mtlib.randomness import torch_generator
 
 Dropout = Literal["off", "shared", "independent"]
@@ -60,6 +61,7 @@ class Step:
     share: the part of the whole batch that all of the above is. A penalty that is a mean over examples needs none of
         it; one that draws or looks at other examples asks `randn`, `total`, `largest` and `everywhere`, so that
         several processes come to what one would.
+    criterion: the task loss of logits [batch, outputs], where it is not that of the kind: ask `loss`.
     """
 
     number: int
@@ -73,6 +75,11 @@ class Step:
     run: Callable[[nn.Module], torch.Tensor] | None = None
     log: dict[str, float | torch.Tensor] = field(default_factory=dict)
     share: Share = Share()
+    criterion: Callable[[torch.Tensor], torch.Tensor] | None = None
+
+    def loss(self, logits: torch.Tensor) -> torch.Tensor:
+        """The task loss, without penalties, that the batch would have with these logits; a float32 scalar."""
+        return self.criterion(logits) if self.criterion else LOSSES[self.kind](logits, self.labels)
 
     def randn(self, stream: str) -> torch.Tensor:
         """Standard normal numbers of the embeddings' shape, type and device, from the named stream of this step.

@@ -12,14 +12,14 @@ import numpy as np
 import pandas as pd
 
 import mtlib
-from mtlib.device import Device
+from mtlib.device import Device, Precision
 from mtlib.errors import CheckpointError
 from mtlib.model import MultitaskModel
 from mtlib.training.files import encode_json, make_folder, storage, write_atomic
 
 
 @contextmanager
-def inference(model: MultitaskModel, precision: str = "auto") -> Iterator[MultitaskModel]:
+def inference(model: MultitaskModel, precision: Precision = "auto") -> Iterator[MultitaskModel]:
     """`model`, moved to the device that runs train on, in evaluation mode, with the autocast of `precision`."""
     device = Device(precision)
     with device.autocast():

@@ -10,6 +10,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import softmax
 from sklearn import metrics
 
+from mtlib.model import MultitaskModel
 from mtlib.study.eval_splits import (
     CHOOSING,
     REPORTING,
@@ -22,6 +23,10 @@ from mtlib.study.eval_splits import (
 )
 from mtlib.study.plots import COLUMN_WIDTH, MARKERS, PALETTE, use_style
 from mtlib.tasks import TASKS
+from mtlib.training.runs import Run
+
+FEWEST = 5
+"""Examples that a bin of confidence needs for its accuracy to be drawn."""
 
 
 def reliability(frame: pd.DataFrame, bins: int = 15) -> pd.DataFrame:
@@ -65,6 +70,17 @@ def fit_temperature(system: System, task: str, half: ChoosingHalf = CHOOSING) ->
     return float(np.exp(optimum.x))
 
 
+def calibrated(run: Run) -> MultitaskModel:
+    """A finished run's model, with the temperature of each task that has classes, fitted on its choosing half of dev.
+
+    `predict(..., calibrated=True)` uses them, and `save_pretrained` and `push_to_hub` keep them.
+    """
+    model = run.model()
+    with_classes = [task.name for task in model.tasks if task.kind != "regression"]
+    model.temperatures = {name: fit_temperature(run, name) for name in with_classes}
+    return model
+
+
 def calibration_table(
     systems: Mapping[str, System], on: Part = REPORTING, tasks: Sequence[str] | None = None, bins: int = 15
 ) -> pd.DataFrame:
@@ -86,20 +102,24 @@ def calibration_table(
 
 
 def reliability_plot(frames: Mapping[str, pd.DataFrame], title: str = "", bins: int = 15) -> Figure:
-    """Accuracy by confidence, a line for each of the labelled predictions in `frames`; below, how many have it."""
+    """Accuracy by confidence, a line for each of the labelled predictions in `frames`; below, how many have it.
+
+    The line leaves out bins of fewer than `FEWEST` examples, whose accuracy is chance; bars and ECE have them all.
+    """
     use_style()
     figure, (upper, lower) = plt.subplots(
         2, 1, figsize=(COLUMN_WIDTH, 3.4), sharex=True, gridspec_kw={"height_ratios": [3, 1]}
     )
     upper.plot([0, 1], [0, 1], color="#777777", linewidth=0.8, linestyle="--")
     for index, (label, frame) in enumerate(frames.items()):
-        diagram, width = reliability(frame, bins).query("count > 0"), 0.8 / bins / len(frames)
+        diagram, width = reliability(frame, bins), 0.8 / bins / len(frames)
+        shown = diagram[diagram["count"] >= FEWEST]
         name = f"{label}, ECE {expected_calibration_error(frame, bins):.3f}"
         style = {"color": PALETTE[index % len(PALETTE)], "label": name}
-        upper.plot(diagram["confidence"], diagram["accuracy"], marker=MARKERS[index % len(MARKERS)], **style)
+        upper.plot(shown["confidence"], shown["accuracy"], marker=MARKERS[index % len(MARKERS)], **style)
         middle = (diagram["low"] + diagram["high"]) / 2 + (index - (len(frames) - 1) / 2) * width
         lower.bar(middle, diagram["count"] / len(frame), width, **style)
-    upper.set(ylabel="accuracy", title=title, ylim=(0, 1.02))
-    upper.legend(loc="upper left")
+    upper.set(ylabel="accuracy", title=title, ylim=(-0.03, 1.03))
+    figure.legend(*upper.get_legend_handles_labels(), loc="outside upper center", ncols=1)
     lower.set(xlabel="confidence (largest class probability)", ylabel="share of\nexamples", xlim=(0, 1.02))
     return figure

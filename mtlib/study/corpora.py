@@ -1,5 +1,7 @@
 """Figures of a corpus: label balance, text lengths and difficulty."""
 
+from typing import Any
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -8,9 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from mtlib.data.corpus import Corpus, tokens
-from mtlib.study.eval_splits import in_order
 from mtlib.study.plots import PAGE_WIDTH, PALETTE, colour_of, panels, title_of, use_style
-from mtlib.tasks import TASKS, Task
+from mtlib.tasks import TASKS, Task, in_order
 
 SCORES = {"majority": "s", "bag_of_words": "D", "ceiling": "^"}
 """Markers of the columns of a difficulty table."""
@@ -32,17 +33,21 @@ def label_balance(corpus: Corpus) -> Figure:
     return figure
 
 
-def length_histograms(corpus: Corpus, tokenizer, max_tokens: int, split: str = "train") -> Figure:
+def length_histograms(corpus: Corpus, tokenizer: Any, max_tokens: int, split: str = "train") -> Figure:
     """Tokens of the examples of `split`, one panel a task, with the limit beyond which they are cut."""
     figure, axes = panels(len(corpus.tasks), columns=3, height=1.8)
+    cuts = {}
     for place, task in zip(axes, _tasks(corpus), strict=True):
         counts = tokens(getattr(corpus[task.name], split), tokenizer)
         seaborn.histplot(x=counts, bins=_bins(counts), color=colour_of(task.name), linewidth=0, alpha=0.85, ax=place)
         if counts.max() > 0.7 * max_tokens:
-            place.axvline(max_tokens, color="black", linestyle="--", linewidth=0.8)
+            cut = place.axvline(max_tokens, color="black", linestyle="--", linewidth=0.8)
+            cuts[f"longer texts are cut at {max_tokens} tokens"] = cut
         place.set(title=title_of(task.name), xlabel="tokens", ylabel="")
         place.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes[0].set_ylabel(f"{split} examples")
+    if cuts:
+        figure.legend(cuts.values(), cuts, loc="outside upper center")
     return figure
 
 

@@ -5,6 +5,7 @@ import html
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -37,7 +38,7 @@ ORDERED_COLOURS = ("#B2182B", "#EF8A62", "#8C8C8C", "#67A9CF", "#2166AC")
 class AsFound:
     """The encoder of an experiment before any training. Like a run it has `experiment`, `identity` and `model()`."""
 
-    def __init__(self, experiment):
+    def __init__(self, experiment: Any) -> None:
         self.experiment = experiment
         self.encoder = find_encoder(experiment.encoder, experiment.encoder_revision, experiment.seed)
 
@@ -53,7 +54,7 @@ class AsFound:
         return MultitaskModel(encoder, tokenizer, (), **options).eval()
 
 
-def sentence_vectors(source, texts: Sequence[str], cache: Cache = NO_CACHE) -> np.ndarray:
+def sentence_vectors(source: Any, texts: Sequence[str], cache: Cache = NO_CACHE) -> np.ndarray:
     """Sentence vectors [texts, hidden] by the encoder of `source`, a run or `AsFound`, in its precision.
 
     They are kept in `cache` under the source's identity and the texts; the model is only loaded when they are not

@@ -14,7 +14,8 @@ import torch
 from mtlib.data.batches import TokenizedSplit
 from mtlib.data.corpus import Corpus
 from mtlib.errors import CheckpointError, ConfigurationError
-from mtlib.model import MultitaskModel, predictions
+from mtlib.model import MultitaskModel
+from mtlib.prediction import predictions
 from mtlib.study.cache import NO_CACHE, Cache, inference
 from mtlib.study.eval_splits import (
     CHOOSING,
@@ -22,7 +23,6 @@ from mtlib.study.eval_splits import (
     Stored,
     System,
     aligned,
-    in_order,
     is_labelled,
     probabilities,
     require_choosing,
@@ -30,7 +30,7 @@ from mtlib.study.eval_splits import (
     tasks_of,
 )
 from mtlib.study.paper import ENSEMBLE_THRESHOLDS
-from mtlib.tasks import TASKS
+from mtlib.tasks import TASKS, Task, in_order
 from mtlib.training.runs import Run
 
 
@@ -90,6 +90,53 @@ def choose(
     return Ensemble(members, notes)
 
 
+def select(
+    candidates: Mapping[str, System], half: ChoosingHalf = CHOOSING, tasks: Sequence[str] | None = None
+) -> Ensemble:
+    """An ensemble grown task by task on the choosing half of dev: forward selection (Caruana et al. 2004).
+
+    The best candidate comes first; then the one joins whose prediction raises the average's score most, until none
+    does. Unlike there, a candidate joins once, so members have equal weights. Of equal scores the first one counts.
+    Raises ConfigurationError when there is no candidate, when every score of a task is undefined, or when `half` is
+    anything but the choosing half; DataError where ids or labels differ.
+    """
+    if not candidates:
+        raise ConfigurationError("an ensemble needs at least one candidate, found none")
+    require_choosing(half)
+    members, notes = {}, {}
+    for task in tasks or tasks_of(*candidates.values()):
+        frames = aligned([half.predictions(each, task) for each in candidates.values()], task)
+        outputs = dict(zip(candidates, map(_output, frames), strict=True))
+        chosen, score = _grown(outputs, partial(_score_of, TASKS[task], frames[0]["label"].to_numpy()))
+        if not chosen:
+            raise ConfigurationError(f"{task}: the score of every candidate is undefined")
+        members[task] = {name: candidates[name] for name in chosen}
+        notes[task] = f"{TASKS[task].title or task}: {len(chosen)} of {len(candidates)} candidates, {score:.3f}"
+    return Ensemble(members, notes)
+
+
+def _output(frame: pd.DataFrame) -> np.ndarray:
+    """What an average is taken of, [n, classes], or [n, 1] for a regression."""
+    return probabilities(frame) if "p0" in frame else frame[["prediction"]].to_numpy(float)
+
+
+def _score_of(task: Task, labels: np.ndarray, output: np.ndarray) -> float:
+    return task.score(labels, output[:, 0] if task.kind == "regression" else output.argmax(axis=1))
+
+
+def _grown(outputs: Mapping[str, np.ndarray], score: Callable[[np.ndarray], float]) -> tuple[list[str], float]:
+    """Names in the order in which they join, and the score of their average."""
+    chosen: list[Any] = []
+    total, reached = np.zeros(()), -np.inf
+    while left := [name for name in outputs if name not in chosen]:
+        scores = np.nan_to_num([score((total + outputs[name]) / (len(chosen) + 1)) for name in left], nan=-np.inf)
+        if not scores.max() > reached:
+            break
+        name, reached = left[scores.argmax()], float(scores.max())
+        chosen, total = [*chosen, name], total + outputs[name]
+    return chosen, reached
+
+
 def best(candidates: Mapping[str, System], half: ChoosingHalf = CHOOSING, task: str = "mean") -> str:
     """The first of the candidates with the highest score on the choosing half of dev; a lone candidate is not scored.
 
@@ -97,6 +144,18 @@ def best(candidates: Mapping[str, System], half: ChoosingHalf = CHOOSING, task: 
     """
     require_choosing(half)
     return next(iter(candidates)) if len(candidates) == 1 else _highest(score_table(candidates, half)[task])
+
+
+def leaders(candidates: Mapping[str, System], half: ChoosingHalf = CHOOSING) -> dict[str, System]:
+    """The "single" best by its mean and the "ensemble" that `select` grows, both chosen on the choosing half of dev.
+
+    Of runs, those that have the most tasks compete. Raises ConfigurationError when there is no candidate.
+    """
+    if not candidates:
+        raise ConfigurationError("expected at least one candidate, found none")
+    most = max(len(tasks_of(each)) for each in candidates.values())
+    full = {name: each for name, each in candidates.items() if len(tasks_of(each)) == most}
+    return {"single": full[best(full, half)], "ensemble": select(full, half)}
 
 
 def _highest(scores: pd.Series) -> str:
@@ -163,10 +222,11 @@ def predicted(model: MultitaskModel, corpus: Corpus, splits: Sequence[str] = ("d
 
 
 def cost(system: System, run_of: Callable[[Any], Run]) -> dict[str, str | float]:
-    """Models that run for one prediction of each task, and seconds of training, those of what they started from too.
+    """Models that run for one prediction of each task, and seconds of training, with those of what the models needed.
 
     run_of: the finished run of an experiment.
     """
+    members: list[list[Any]]
     if isinstance(system, Ensemble):
         members = [list(system.members[task].values()) for task in system.tasks]
     else:
@@ -174,7 +234,7 @@ def cost(system: System, run_of: Callable[[Any], Run]) -> dict[str, str | float]
     seconds = {}
     for member in sum(members, []):
         for run in getattr(member, "members", (member,)):
-            for trained in (run, *map(run_of, run.experiment.ancestors())):
+            for trained in (run, *map(run_of, run.experiment.needs())):
                 seconds[trained.id] = trained.seconds
     return {"models": ", ".join(str(len(each)) for each in members), "seconds": sum(seconds.values())}
 
@@ -193,7 +253,7 @@ def soup(runs: Sequence[Run], corpus: Corpus, cache: Cache = NO_CACHE) -> Soup:
     """
     runs = sorted(runs, key=lambda run: run.identity)
     experiment, on = runs[0].experiment, [[run.identity for run in runs], corpus.fingerprint]
-    splits = ("dev", "test") if is_labelled(corpus, "test", experiment.tasks) else ("dev",)
+    splits = ("dev", "test") if is_labelled(corpus, "test", experiment.task_names) else ("dev",)
 
     @once
     def computed() -> Mapping[tuple[str, str], pd.DataFrame]:
@@ -203,6 +263,6 @@ def soup(runs: Sequence[Run], corpus: Corpus, cache: Cache = NO_CACHE) -> Soup:
     def frame(split: str, task: str) -> pd.DataFrame:
         return computed()[split, task]
 
-    places = [(split, task) for split in splits for task in experiment.tasks]
+    places = [(split, task) for split in splits for task in experiment.task_names]
     frames = {place: cache.frame("-".join(["soup", *place]), on, partial(frame, *place)) for place in places}
     return Soup(frames, tuple(runs))

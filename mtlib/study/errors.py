@@ -98,7 +98,7 @@ def error_by_length(frame: pd.DataFrame, examples: pd.DataFrame, bins: int = 5) 
 def confusion_plot(shares: np.ndarray, names: Sequence[str] = SENTIMENTS, title: str = "", caption: str = "") -> Figure:
     """Confusion [true, predicted] as shares of the true class, right answers on the anti-diagonal (figure 1b)."""
     use_style()
-    figure, axes = plt.subplots(figsize=(COLUMN_WIDTH + 0.4, COLUMN_WIDTH + (0.5 if caption else 0.1)))
+    figure, axes = plt.subplots(figsize=(COLUMN_WIDTH + 0.4, COLUMN_WIDTH + (0.25 if caption else -0.15)))
     image = axes.imshow(shares, origin="lower", cmap=SEQUENTIAL, vmin=0, vmax=1)
     for (true, predicted), share in np.ndenumerate(shares):
         if np.isfinite(share):
@@ -110,8 +110,10 @@ def confusion_plot(shares: np.ndarray, names: Sequence[str] = SENTIMENTS, title:
     axes.tick_params(length=0, labelsize=6.5)
     axes.grid(False)
     axes.spines[:].set_visible(False)
-    axes.set(xlabel="predicted class", ylabel="true class", title=title)
-    bar = figure.colorbar(image, ax=axes, shrink=0.8)
+    axes.set(xlabel="predicted class", ylabel="true class")
+    if title:
+        figure.suptitle(textwrap.fill(title, 48), fontsize=plt.rcParams["axes.titlesize"])
+    bar = figure.colorbar(image, cax=axes.inset_axes((1.04, 0.0, 0.05, 1.0)))
     bar.set_label("share of the true class")
     bar.outline.set_visible(False)
     if caption:

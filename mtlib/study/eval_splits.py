@@ -6,20 +6,18 @@ ensemble, or `Stored` frames. Which part is scored is given by a value: `Choosin
 half of dev that scores the choice.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, cast
 
 import numpy as np
 import pandas as pd
 
 from mtlib import metrics
+from mtlib.data.corpus import Corpus
 from mtlib.errors import ConfigurationError, DataError
-from mtlib.tasks import TASKS
+from mtlib.tasks import TASKS, in_order
 from mtlib.training.evaluation import in_choosing_half
-
-ORDER = ("qqp", "sst", "sts")
-"""The order in which the report prints its tasks, and so does every table here; other tasks come after them."""
 
 
 class System(Protocol):
@@ -83,7 +81,7 @@ class ChoosingHalf(Part):
 
     title = "choosing half of dev"
 
-    def __init_subclass__(cls):
+    def __init_subclass__(cls) -> None:
         raise ConfigurationError("the choosing half of dev cannot be redefined")
 
     def keeps(self, ids: pd.Series) -> np.ndarray:
@@ -112,15 +110,12 @@ def require_choosing(half: ChoosingHalf) -> ChoosingHalf:
     return half
 
 
-def in_order(tasks: Iterable[str]) -> list[str]:
-    """The tasks as tables list them: those of ORDER first, then the others as they come."""
-    tasks = list(tasks)
-    return [task for task in ORDER if task in tasks] + [task for task in tasks if task not in ORDER]
-
-
 def tasks_of(*systems: System) -> list[str]:
     """The tasks that all of the systems have, in order; raises ConfigurationError when there is none."""
-    task_lists = [list(system.tasks if hasattr(system, "tasks") else system.experiment.tasks) for system in systems]
+    task_lists = [
+        list(system.tasks if hasattr(system, "tasks") else cast(Any, system).experiment.task_names)
+        for system in systems
+    ]
     if shared := [task for task in task_lists[0] if all(task in tasks for tasks in task_lists)]:
         return in_order(shared)
     raise ConfigurationError(f"expected systems with a task in common, found those of {task_lists}")
@@ -176,7 +171,7 @@ def score_table(systems: Mapping[str, System], on: Part, tasks: Sequence[str] | 
     return pd.DataFrame({name: task_scores(system, on, tasks) for name, system in systems.items()}).T
 
 
-def is_labelled(corpus, split: str = "test", tasks: Sequence[str] | None = None) -> bool:
+def is_labelled(corpus: Corpus, split: str = "test", tasks: Sequence[str] | None = None) -> bool:
     """Whether the corpus has that split of every task (its own by default), with labels."""
     frames = [getattr(corpus[task], split) for task in tasks or corpus]
     return all(frame is not None and "label" in frame for frame in frames)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,9 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from mtlib.errors import ConfigurationError
+from mtlib.experiments import Experiment
 from mtlib.objectives.bregman import Bregman
 from mtlib.samplers import Sampler
-from mtlib.study.eval_splits import Stored, in_order
+from mtlib.study.eval_splits import Stored
 from mtlib.study.plots import (
     COLUMN_WIDTH,
     MARKERS,
@@ -26,6 +28,7 @@ from mtlib.study.plots import (
     title_of,
     use_style,
 )
+from mtlib.tasks import in_order
 from mtlib.training.optimization import halving
 from mtlib.training.runs import Run
 
@@ -41,10 +44,10 @@ def probabilities(sampler: Sampler, sizes: Mapping[str, int], epochs: int) -> pd
 
 def draws(run: Run, sizes: Mapping[str, int]) -> pd.DataFrame:
     """`probabilities` of the run's sampler, with the batches it drew of each task and their share of the epoch."""
-    experiment, history = run.experiment, run.history.set_index("epoch")
-    sizes = {task: sizes[task] for task in experiment.tasks}
+    experiment, history = cast(Experiment, run.experiment), run.history.set_index("epoch")
+    sizes = {task: sizes[task] for task in experiment.task_names}
     table = probabilities(experiment.sampler, sizes, experiment.epochs)
-    batches = [int(history.loc[row.epoch, f"draws_{row.task}"]) for row in table.itertuples()]
+    batches = [round(history.loc[row.epoch, f"draws_{row.task}"]) for row in table.itertuples()]
     return table.assign(batches=batches, share=pd.Series(batches) / experiment.steps_per_epoch)
 
 
@@ -54,7 +57,7 @@ def drawn(runs: Mapping[str, Run], sizes: Mapping[str, int]) -> pd.DataFrame:
     for name, run in runs.items():
         steps, batch, table = run.experiment.steps_per_epoch, run.experiment.batch_size, draws(run, sizes)
         by_task = table.groupby("task")[["batches", "probability"]].sum()
-        for task in in_order(run.experiment.tasks):
+        for task in in_order(run.experiment.task_names):
             batches, probability = int(by_task.loc[task, "batches"]), by_task.loc[task, "probability"]
             counts = {"batches": batches, "expected": float(steps * probability)}
             rows.append({"run": name, "task": task} | counts | {"passes": batches * batch / sizes[task]})
@@ -92,7 +95,7 @@ def losses(run: Run) -> pd.DataFrame:
     with how often each is drawn; "fixed mix" is the same mean with every epoch's draws in the whole run's proportions
     (NaN for an epoch that did not draw one of the tasks).
     """
-    history, tasks = run.history, in_order(run.experiment.tasks)
+    history, tasks = run.history, in_order(run.experiment.task_names)
     by_task = history[[f"train_loss_{task}" for task in tasks]].set_axis(tasks, axis=1)
     counts = history[[f"draws_{task}" for task in tasks]].set_axis(tasks, axis=1)
     shares, overall = counts.div(counts.sum(axis=1), axis=0), counts.sum() / counts.to_numpy().sum()
@@ -121,12 +124,13 @@ def loss_plot(runs: Mapping[str, Run]) -> Figure:
     """Training loss by epoch of several runs: total, total at a fixed mix of tasks, each task's own, penalty."""
     tables = {name: losses(run) for name, run in runs.items()}
     titles = {"total": "Total, as drawn", "fixed mix": "Total at a fixed mix of tasks"}
-    titles |= {task: title_of(task) for task in in_order(next(iter(runs.values())).experiment.tasks)}
+    titles |= {task: title_of(task) for task in in_order(next(iter(runs.values())).experiment.task_names)}
     titles |= {"penalty": "Weighted penalty"}
     figure, places = panels(len(titles), columns=3, height=1.8)
+    widths = np.linspace(2.4, 1.0, len(tables))  # runs that are the same show as rims around each other
     for axes, (column, title) in zip(places, titles.items(), strict=True):
-        for name, style in styles(tables).items():
-            axes.plot(tables[name]["epoch"], tables[name][column], label=name, **style)
+        for (name, style), width in zip(styles(tables).items(), widths, strict=True):
+            axes.plot(tables[name]["epoch"], tables[name][column], label=name, linewidth=width, **style)
         axes.set_title(title)
         axes.ticklabel_format(axis="y", useOffset=False)
         by_epoch(axes)
@@ -154,9 +158,10 @@ def start_share(run: Run) -> float:
 
     Raises ConfigurationError for a run without a Bregman penalty.
     """
-    penalty = next((p for p in run.experiment.penalties if isinstance(p, Bregman) and p.weight), None)
+    penalties = getattr(run.experiment, "penalties", ())
+    penalty = next((p for p in penalties if isinstance(p, Bregman) and p.weight), None)
     if penalty is None:
-        raise ConfigurationError(f"expected a run with a Bregman penalty, found {run.experiment.penalties or 'none'}")
+        raise ConfigurationError(f"expected a run with a Bregman penalty, found {penalties or 'none'}")
     updates = run.experiment.epochs * run.experiment.steps_per_epoch
     early = updates if penalty.late_decay is None else math.ceil(penalty.switch_at * updates)
     return penalty.decay**early * (penalty.late_decay or 1.0) ** (updates - early)
@@ -166,13 +171,13 @@ def student_and_teacher(run: Run) -> dict[str, Stored]:
     """Both models after the last epoch as systems with dev predictions: neither was chosen by anything."""
     systems = {}
     for name, split in {"student": "last", "teacher": "teacher"}.items():
-        systems[name] = Stored({("dev", task): run.predictions(split, task) for task in run.experiment.tasks})
+        systems[name] = Stored({("dev", task): run.predictions(split, task) for task in run.experiment.task_names})
     return systems
 
 
 def teacher_plot(runs: Mapping[str, Run], score: str = "mean") -> Figure:
     """Dev score by epoch of student (solid) and teacher (dashed), a panel a run."""
-    figure, places = panels(len(runs), columns=4, height=2.0, sharey=True)
+    figure, places = panels(len(runs), columns=3 if len(runs) in (3, 5, 6) else 4, height=2.0, sharey=True)
     for axes, (name, run) in zip(places, runs.items(), strict=True):
         history = run.history
         for who, column in {"student": score, "teacher": f"teacher_{score}"}.items():

@@ -1,20 +1,20 @@
 """Model cards: the README.md beside a finished run's weights, with the metadata that the Hugging Face Hub reads."""
 
-import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from huggingface_hub import EvalResult, ModelCardData
 from safetensors import safe_open
 
 import mtlib
+from mtlib.data.corpus import TITLES
 from mtlib.encoders import BERT_BASE
-from mtlib.errors import CheckpointError
-from mtlib.study.eval_splits import Dev, ReportingHalf, Test, in_order
+from mtlib.study.eval_splits import Dev, ReportingHalf, Test
 from mtlib.study.statistics import intervals
 from mtlib.study.tables import pretty
-from mtlib.tasks import TASKS, Task, register
+from mtlib.tasks import TASKS, in_order
 from mtlib.training.files import write_atomic
 from mtlib.training.runs import Run
 
@@ -59,24 +59,25 @@ def ensure_card(run: Run) -> None:
 
 def write_card(run: Run) -> Path:
     """Write, or replace, the finished run's model card; raises CheckpointError for a damaged run, StorageError."""
-    _know_tasks(run)
-    scores = pd.DataFrame() if isinstance(run.experiment, mtlib.Pretraining) else part_scores(run)
-    parts = [f"# {run.id}", *_about(run), *_scores(run, scores), *_cost(run), *_limits(run), "## Citation", CITATION]
-    body = "\n\n".join(parts)
-    write_atomic(card_path(run), f"---\n{metadata(run, scores).to_yaml()}\n---\n\n{body}\n".encode())
+    write_atomic(card_path(run), card_text(run).encode())
     return card_path(run)
 
 
-def _know_tasks(run: Run) -> None:
-    """Register the stored model's tasks that are not yet registered in this process."""
-    path = run.path / "model" / "multitask.json"
-    try:
-        stored = json.loads(path.read_bytes())["tasks"]
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path}: expected the JSON of a stored model ({error})") from error
-    for task in stored:
-        if task["name"] not in TASKS:
-            register(Task(**{**task, "columns": tuple(task["columns"])}))
+def card_text(run: Run, source: str = "") -> str:
+    """The finished run's model card; source: the Hub id it is for, by which its code then loads the model."""
+    scores = pd.DataFrame() if isinstance(run.experiment, mtlib.Pretraining) else part_scores(run)
+    parts = [
+        f"# {run.id}",
+        *_about(run, source),
+        *_labels(run),
+        *_scores(run, scores),
+        *_cost(run),
+        *_limits(run),
+        "## Citation",
+        CITATION,
+    ]
+    body = "\n\n".join(parts)
+    return f"---\n{metadata(run, scores).to_yaml()}\n---\n\n{body}\n"
 
 
 def part_scores(run: Run) -> pd.DataFrame:
@@ -84,7 +85,7 @@ def part_scores(run: Run) -> pd.DataFrame:
 
     Test has rows where the run has test predictions of every task, and they are labelled.
     """
-    tasks = in_order(run.experiment.tasks)
+    tasks = in_order(run.experiment.task_names)
     tested = all((run.path / "predictions" / f"test-{task}.csv").is_file() for task in tasks)
     labelled = tested and all("label" in run.predictions("test", task) for task in tasks)
     parts = {name: part for name, part in PARTS.items() if name != "test" or labelled}
@@ -134,14 +135,14 @@ def _result(run: Run, row: dict) -> EvalResult:
 
 def _tasks(run: Run) -> list[str]:
     e = run.experiment
-    return [e.task] if isinstance(e, mtlib.Pretraining) else in_order(e.tasks)
+    return [e.task] if isinstance(e, mtlib.Pretraining) else in_order(e.task_names)
 
 
 def _title(task: str) -> str:
     return TASKS[task].title or task
 
 
-def _about(run: Run) -> list[str]:
+def _about(run: Run, source: str) -> list[str]:
     e, corpus = run.experiment, run.corpus
     titles = ", ".join(map(_title, _tasks(run)))
     if isinstance(e, mtlib.Pretraining):
@@ -150,9 +151,8 @@ def _about(run: Run) -> list[str]:
     else:
         what = f"One encoder with a linear head for each of: {titles}."
         use = "\n".join(f'model.predict("{name}", {_example(name)})' for name in _tasks(run))
-    code = (
-        f'```python\nimport mtlib\n\nmodel = mtlib.MultitaskModel.from_pretrained("model")  # this folder\n{use}\n```'
-    )
+    place = f'"{source}")' if source else '"model")  # this folder'
+    code = f"```python\nimport mtlib\n\nmodel = mtlib.MultitaskModel.from_pretrained({place}\n{use}\n```"
     data = f"Trained on {corpus['title']}, SHA-256 of its content `{corpus['fingerprint']}`."
     settings = e.model_dump(mode="json", exclude={"name", "tasks", "task", "start_from"})
     settings["encoder"] = _named(encoder_of(run))
@@ -161,14 +161,25 @@ def _about(run: Run) -> list[str]:
     return [what, data, code, "## Settings", rows.to_markdown(index=False, disable_numparse=True)]
 
 
+def _labels(run: Run) -> list[str]:
+    """What each task's labels are called, and where its data is from, as far as the tasks say."""
+    lines = []
+    for task in (TASKS[name] for name in _tasks(run)):
+        labels = f"`{task.label_column}` from {task.low:g} to {task.high:g}" if task.kind == "regression" else ""
+        labels = labels or ", ".join(f"{index} {name}" for index, name in enumerate(task.class_names))
+        data = [task.citation, f"licence {task.licence}" if task.licence else ""]
+        lines.append(f"- `{task.name}`: {'. '.join(filter(None, [labels, *data]))}.")
+    return ["## Labels", "\n".join(lines)]
+
+
 def _named(encoder: str) -> str:
     return Path(encoder).name if Path(encoder).is_absolute() else encoder
 
 
-def _shown(value) -> str:
+def _shown(value: Any) -> str:
     match value:
         case dict():
-            return ", ".join(f"{key} {_shown(entry)}" for key, entry in value.items() if entry is not None)
+            return ", ".join(f"{key} {_shown(entry)}" for key, entry in value.items() if entry is not None) or "none"
         case list():
             return "; ".join(map(_shown, value)) or "none"
         case None:
@@ -220,7 +231,7 @@ def _limits(run: Run) -> list[str]:
     limits = ["English sentences of the kinds above; it was tested on nothing else, and may repeat its texts' biases."]
     limits.append(f"Inputs beyond {e.max_tokens} tokens are cut.")
     limits.append("One seed: another one gives other scores, by about as much as the intervals say or more.")
-    if run.corpus["kind"] == "sample":
+    if TITLES["sample"] in run.corpus["title"]:
         limits.append("The corpus is generated. Its scores say nothing about real text.")
     if encoder in ("minilm", "mpnet") and "qqp" in _tasks(run):
         limits.append(QUORA)

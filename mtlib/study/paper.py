@@ -69,7 +69,7 @@ _TABLES = {
           ensemble | .895 | .556 | .944 | .798""",
 }
 
-_EVERYWHERE = {
+_EVERYWHERE: dict[str, Any] = {
     "sampler": "annealed",
     "start": "encoder",
     "penalty": "none",
@@ -82,7 +82,7 @@ _EVERYWHERE = {
 
 _SMART, _MNRL = {"penalty": "smart"}, {"penalty": "smart", "weight": 15.0, "start": "MNRL"}
 
-_OWN = {
+_OWN: dict[int, dict[str, Any]] = {
     1: {},
     2: _SMART,
     3: _SMART | {"epochs": 15},
@@ -100,7 +100,7 @@ _SAME = {
 }
 """Rows of Table 7 that are rows of other tables."""
 
-_ROUND_ROBIN = {
+_ROUND_ROBIN: dict[str, dict[str, Any]] = {
     "baseline": {"sampler": "round_robin"},
     "baseline+SMART": {"sampler": "round_robin", "weight": 15.0} | _SMART,
 }

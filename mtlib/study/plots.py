@@ -4,6 +4,7 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -15,8 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 from scipy.optimize import isotonic_regression
 
-from mtlib.study.eval_splits import in_order
-from mtlib.tasks import TASKS
+from mtlib.tasks import TASKS, in_order
 from mtlib.training.files import storage, write_atomic
 
 COLUMN_WIDTH, PAGE_WIDTH = 3.35, 6.9
@@ -107,7 +107,7 @@ def styles(names: Iterable[str]) -> dict[str, dict[str, str]]:
     return {name: {"color": colour, "marker": marker} for name, colour, marker in looks}
 
 
-def panels(number: int, columns: int = 2, height: float = 1.9, **options) -> tuple[Figure, list[Axes]]:
+def panels(number: int, columns: int = 2, height: float = 1.9, **options: Any) -> tuple[Figure, list[Axes]]:
     """A figure as wide as the page with `number` panels in rows of `columns`; `height` in inches is a row's.
 
     Panels of a column share the axis below it. `options` are those of `plt.subplots`.
@@ -128,12 +128,12 @@ def by_epoch(axes: Axes) -> None:
     axes.set_xlabel("epoch")
 
 
-def history_of(run) -> pd.DataFrame:
+def history_of(run: Any) -> pd.DataFrame:
     """A run's history; a history is one already."""
     return getattr(run, "history", run)
 
 
-def learning_curves(runs, columns: Sequence[str] | None = None, title: str = "") -> Figure:
+def learning_curves(runs: Any, columns: Sequence[str] | None = None, title: str = "") -> Figure:
     """Dev scores by epoch. `runs` is a run (or its history), or several by name.
 
     One run: a line a task and one for the mean, named at their ends. Several: a panel a task and one for the mean, a
@@ -146,8 +146,8 @@ def learning_curves(runs, columns: Sequence[str] | None = None, title: str = "")
     columns = columns or _score_columns(history)
     figure, axes = plt.subplots(figsize=(COLUMN_WIDTH, 2.5))
     for column, style in styles(columns).items():
-        style |= {"color": colour_of(column), "linewidth": 2.0 if column == "mean" else 1.3}
-        axes.plot(history["epoch"], history[column], **style)
+        look = {**style, "color": colour_of(column), "linewidth": 2.0 if column == "mean" else 1.3}
+        axes.plot(history["epoch"], history[column], **look)
     axes.set(ylabel="dev score", title=title)
     by_epoch(axes)
     label_ends(axes, {title_of(c): (history[c].iloc[-1], colour_of(c)) for c in columns})
@@ -173,10 +173,13 @@ def _score_columns(history: pd.DataFrame) -> list[str]:
     return [*columns, "mean"] if "mean" in history else columns
 
 
-def differences(comparison: pd.DataFrame, tasks: Sequence[str] | None = None, xlabel: str = "") -> Figure:
+def differences(
+    comparison: pd.DataFrame, tasks: Sequence[str] | None = None, xlabel: str = "", margin: float = 0.0
+) -> Figure:
     """Differences with their intervals, a group of rows a pair; resolved ones filled, the others hollow.
 
     comparison: a table of `statistics.compare`. tasks: those shown, by default all, mean and evenness among them.
+    margin: a band of +-margin, within which a difference is too small to matter.
     """
     use_style()
     tasks = list(tasks or dict.fromkeys(comparison["task"]))
@@ -192,10 +195,27 @@ def differences(comparison: pd.DataFrame, tasks: Sequence[str] | None = None, xl
         axes.plot([], [], "o-", color=colour_of(task), markersize=4, label=title_of(task))
     axes.plot([], [], "o", color="#777777", markerfacecolor="white", markersize=4, label="not resolved")
     axes.axvline(0, color="#777777", linewidth=0.8, zorder=0)
+    if margin:
+        axes.axvspan(-margin, margin, color="#777777", alpha=0.18, linewidth=0, zorder=0, label=f"± {margin:g}")
     axes.set_yticks(range(len(systems)), systems)
     axes.grid(axis="y", visible=False)
     axes.set(xlabel=xlabel or "difference of scores, 95 % interval", ylim=(len(systems) - 0.5, -0.5))
-    figure.legend(loc="outside upper center", ncols=len(tasks) + 1)
+    figure.legend(loc="outside upper center", ncols=len(tasks) + 1 + bool(margin))
+    return figure
+
+
+def half_widths(widths: pd.DataFrame, margin: float = 0.005) -> Figure:
+    """Half an interval's width by the number of seeds, a line a column of `widths` (index: seeds); `margin` as a line.
+
+    Where a line stays above the margin, no number of seeds shows that two systems are equivalent on so few examples.
+    """
+    use_style()
+    figure, axes = plt.subplots(figsize=(COLUMN_WIDTH, 2.5))
+    for name, style in styles(widths.columns).items():
+        axes.plot(widths.index, widths[name], label=name, markevery=(0, 4), **style)
+    axes.axhline(margin, color="#777777", linewidth=0.8, linestyle="--", label=f"± {margin:g}")
+    axes.set(xlabel="seeds", ylabel="half-width of the 95 % interval", ylim=(0, None))
+    figure.legend(loc="outside upper center", ncols=2)
     return figure
 
 

@@ -5,7 +5,8 @@ Is SMART's d an adversary, or only noise? The measures put a penalty's own arith
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,21 +14,24 @@ import torch
 import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from mtlib.data.batches import Batch, TokenizedSplit
 from mtlib.data.corpus import Corpus
+from mtlib.errors import ConfigurationError
 from mtlib.model import MultitaskModel
 from mtlib.objectives.penalty import Dropout, Step
 from mtlib.objectives.ranking import class_distinct_batch, multiple_negatives_ranking_loss
 from mtlib.objectives.smart import Smart, inner_gradient, mean_size
+from mtlib.prediction import answers, inputs_of
 from mtlib.randomness import seeded
 from mtlib.study.cache import NO_CACHE, Cache, inference
 from mtlib.study.embeddings import sentence_vectors
 from mtlib.study.eval_splits import Stored
-from mtlib.study.plots import PALETTE, panels, title_of
+from mtlib.study.plots import PALETTE, panels, styles, title_of
 from mtlib.tasks import TASKS
 from mtlib.training.pretraining import DEV_BATCHES
 
@@ -142,6 +146,58 @@ def _alignment(smart: Smart, step: Step) -> dict[str, float]:
     return alignment
 
 
+def perturbed_answers(
+    model: MultitaskModel, task: str, inputs: str | tuple[str, str], radii: Sequence[float] = RADII, seed: int = 0
+) -> pd.DataFrame:
+    """How the answer to one text, or one pair, moves with d in the l-inf ball; float32, dropout off.
+
+    d is SMART's: its own inner maximisation in mode "ball" on this one input, beside random signs of the same size.
+    radii: in units of mean|x|, the mean size of the input's embeddings. Columns: `direction` ("none" at radius 0, then
+    "adversarial" and "random"), `radius`, and those of `prediction.answers`.
+    Raises ConfigurationError for an unknown task, and for inputs that are not one that it reads.
+    """
+    known = model.task(task)
+    if len(given := inputs_of(known, inputs)) != 1:
+        raise ConfigurationError(f"task {task}: expected one input, found {len(given)}")
+    cases, logits = [("none", 0.0)], []
+    with torch.no_grad(), inference(model, "float32"):
+        step = clean_step(model, model.tokenize(known, given).batch([0]).to(model.device), seed=seed)
+        logits.append(step.logits)
+        for direction in ("adversarial", "random"):
+            for radius in radii:
+                d = Smart(weight=1, mode="ball", radius=radius, direction=direction).perturbation(step)
+                if d is not None:
+                    cases.append((direction, radius))
+                    logits.append(step.forward(step.embeddings + d))
+    return pd.DataFrame(cases, columns=["direction", "radius"]).join(answers(known, torch.cat(logits).float().cpu()))
+
+
+def perturbed_plot(tables: Mapping[str, Mapping[str, pd.DataFrame]]) -> Figure:
+    """How answers move with the radius of d: a panel a title, a colour a run; SMART's d solid, random signs dashed.
+
+    tables: of `perturbed_answers`, by panel and run. Of classes it shows the probability of what the run answers
+    without d (dotted), of a regression the prediction.
+    """
+    figure, places = panels(len(tables), columns=2, height=2.0)
+    looks = styles(dict.fromkeys(name for measured in tables.values() for name in measured))
+    for axes, (title, measured) in zip(places, tables.items(), strict=True):
+        for name, table in measured.items():
+            value = "prediction" if "p0" not in table else f"p{table.loc[0, 'prediction']:.0f}"
+            axes.axhline(table.loc[0, value], color=looks[name]["color"], linestyle=":", linewidth=0.8)
+            for direction, line in (("adversarial", "-"), ("random", "--")):
+                rows = table[table["direction"] == direction]
+                label = name if direction == "adversarial" else None
+                axes.plot(rows["radius"], rows[value], linestyle=line, label=label, **looks[name])
+            if value != "prediction":
+                axes.set_ylim(-0.03, 1.03)
+        axes.set(title=title, xscale="log", xlabel=r"radius, $|d|_\infty$ / mean $|x|$")
+        axes.set_ylabel("prediction" if value == "prediction" else "probability of the answer")
+    handles, labels = places[0].get_legend_handles_labels()
+    handles.append(Line2D([], [], color="#555555", linestyle="--"))
+    figure.legend(handles, [*labels, "random signs"], loc="outside upper center", ncols=min(5, len(handles)))
+    return figure
+
+
 COLOURS = {"adversarial": PALETTE[1], "random": PALETTE[0]}
 FORM_MARKERS = {"rescaled": "*", "projected": "P"}
 """Markers of the published forms, whose radius is not chosen."""
@@ -183,7 +239,7 @@ def _points(axes: Axes, rows: pd.DataFrame) -> None:
         axes.plot(group["radius"].mean(), group["penalty"].mean(), label=f"{mode}, {direction}", **style)
 
 
-def chance_loss(settings) -> float:
+def chance_loss(settings: Any) -> float:
     """The ranking loss of equal vectors under a pretraining's settings: log of the columns a row is ranked against.
 
     That is log K unless columns are masked; then it is the mean over rows, for classes that repeat as evenly as K
@@ -196,7 +252,7 @@ def chance_loss(settings) -> float:
     return float((repeats * np.log(pairs - repeats + 1)).sum() / pairs)
 
 
-def ranking_loss(source, settings, corpus: Corpus) -> float:
+def ranking_loss(source: Any, settings: Any, corpus: Corpus) -> float:
     """The ranking loss of `source` (a run, or `AsFound`) on the dev batches that a pretraining of `settings` scores."""
     dev, losses = corpus[settings.task].dev, []
     with torch.inference_mode(), inference(source.model(), settings.precision) as model:
@@ -211,7 +267,7 @@ def ranking_loss(source, settings, corpus: Corpus) -> float:
     return float(np.mean(losses))
 
 
-def linear_probe(source, corpus: Corpus, task: str = "sst", cache: Cache = NO_CACHE) -> Stored:
+def linear_probe(source: Any, corpus: Corpus, task: str = "sst", cache: Cache = NO_CACHE) -> Stored:
     """Dev predictions of a linear classifier of the sentence vectors of `source` (a run, or `AsFound`).
 
     Logistic regression on the standardised vectors of train, no setting chosen: what a head could read without moving

@@ -10,6 +10,7 @@ from scipy import stats
 from mtlib.errors import ConfigurationError, DataError
 from mtlib.randomness import generator
 from mtlib.study.eval_splits import REPORTING, Part, System, aligned, frame_scores, task_scores, tasks_of
+from mtlib.study.variances import Variances
 from mtlib.tasks import TASKS
 
 Systems = Mapping[str, System | Sequence[System]]
@@ -86,7 +87,9 @@ def _weights(n: int, draws: int, random: np.random.Generator) -> Iterator[np.nda
         yield np.bincount(cells.ravel(), minlength=size * n).reshape(size, n).astype(np.float32)
 
 
-def _resampled_pearson(labels: np.ndarray, predictions: np.ndarray, draws: int, random) -> np.ndarray:
+def _resampled_pearson(
+    labels: np.ndarray, predictions: np.ndarray, draws: int, random: np.random.Generator
+) -> np.ndarray:
     """Pearson's r of each system by weighted moments, a draw being the weight (count) of each example."""
     y, x = labels - labels.mean(), predictions - predictions.mean(axis=0)
     moments = np.column_stack([y, y * y, x, x * x, x * y[:, None]])  # [n, 2 + 3 systems]
@@ -106,13 +109,13 @@ def mean_interval(
     values: Sequence[float], *, draws: int = 10_000, level: float = 0.95, seed: int = 0
 ) -> tuple[float, float, float]:
     """Mean of values [n], and the percentile interval over resampled examples: mean, low, high; of none, NaN."""
-    values = np.sort(np.asarray(values, float))
-    if len(values) == 0:
+    ordered = np.sort(np.asarray(values, float))
+    if len(ordered) == 0:
         return float("nan"), float("nan"), float("nan")
     random, drawn = generator(seed, "bootstrap mean", draws), []
-    for weights in _weights(len(values), draws, random):
-        drawn.append(weights @ values / len(values))
-    return float(values.mean()), *percentile_interval(np.concatenate(drawn), values.mean(), level)
+    for weights in _weights(len(ordered), draws, random):
+        drawn.append(weights @ ordered / len(ordered))
+    return float(ordered.mean()), *percentile_interval(np.concatenate(drawn), ordered.mean(), level)
 
 
 def percentile_interval(drawn: np.ndarray, value: float, level: float = 0.95) -> tuple[float, float]:
@@ -133,7 +136,7 @@ def bootstrap_p(differences: np.ndarray) -> float:
     return float(min(1.0, 2 * (beyond + 1) / (len(differences) + 1)))
 
 
-def holm(p: Sequence[float]) -> np.ndarray:
+def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
     """Holm's step-down adjusted p-values; an undefined (NaN) one stays so and does not count as a comparison."""
     p = np.asarray(p, float)
     adjusted = np.full(len(p), np.nan)
@@ -202,7 +205,9 @@ def _listed(systems: Systems) -> dict[str, list[System]]:
     return listed
 
 
-def _paired(first, second, on: Part, tasks, draws: int, level: float, seed: int) -> Iterator[dict[str, Any]]:
+def _paired(
+    first: Any, second: Any, on: Part, tasks: Sequence[str] | None, draws: int, level: float, seed: int
+) -> Iterator[dict[str, Any]]:
     """The rows of one pair, each of (name, its runs): what was drawn of every run, weighted over a system's runs."""
     runs = [*first[1], *second[1]]
     tasks = tasks or tasks_of(*runs)
@@ -254,6 +259,21 @@ def equivalence(table: pd.DataFrame, margin: float = 0.005) -> pd.Series:
     sign = np.where(table["difference"] > 0, "helps", "hurts")
     words = np.where(inside, "equivalent", np.where(table["resolved"] == "yes", sign, "undecided"))
     return pd.Series(np.where(table["difference"].isna(), "undefined", words), table.index, name="verdict")
+
+
+def half_width(measured: Variances, seeds: int, examples: int | None = None, level: float = 0.95) -> float:
+    """Half the interval that `compare` (or, of one system, `seeds_summary` for many seeds) gives at so many seeds.
+
+    z sqrt(seed / n + (example + 3 rest / n) M / m), for n seeds of each system and m examples (of all tasks together,
+    by default the M that it was measured on). The 3: resampling runs and examples at once draws the rest three times
+    over (Owen 2007, The pigeonhole bootstrap), so intervals are wider than the truth where the rest is large. Of one
+    seed it is z sqrt((example + rest) M / m), which knows nothing of other seeds.
+    """
+    share = measured.examples / (examples or measured.examples)
+    z = stats.norm.ppf((1 + level) / 2)
+    if seeds == 1:
+        return float(z * np.sqrt((measured.example + measured.rest) * share))
+    return float(z * np.sqrt(measured.seed / seeds + (measured.example + 3 * measured.rest / seeds) * share))
 
 
 def verdict(row: Mapping[str, Any]) -> str:

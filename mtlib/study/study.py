@@ -2,28 +2,30 @@
 
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack, cast
 
 import pandas as pd
 import torch
 import transformers
 from matplotlib.figure import Figure
 
+from mtlib.checking import checked
 from mtlib.data.batches import Batch, TokenizedSplit
-from mtlib.data.corpus import TITLES, Corpus, load_corpus
+from mtlib.data.corpus import TITLES, Corpus, Kind, load_corpus
 from mtlib.device import Device
 from mtlib.errors import ConfigurationError, MissingRunError, StorageError
-from mtlib.experiments import Experiment, Optimisation, Pretraining, checked
+from mtlib.experiments import Experiment, Optimisation, Pretraining
 from mtlib.metrics import evenness
 from mtlib.model import MultitaskModel
 from mtlib.presets import label, preset, project_root
-from mtlib.study import model_card, plots, tables
+from mtlib.settings import ExperimentSettings, PretrainingSettings, spelt_out
+from mtlib.study import plots, statistics, tables
 from mtlib.study.cache import Cache
-from mtlib.study.eval_splits import Dev, Part, ReportingHalf, task_scores, tasks_of
-from mtlib.study.statistics import compare
+from mtlib.study.eval_splits import Dev, Part, ReportingHalf, System, task_scores, tasks_of
+from mtlib.study.statistics import Systems
 from mtlib.tasks import TASKS
 from mtlib.training.fit import fit
 from mtlib.training.runs import Run, RunStore
@@ -31,6 +33,9 @@ from mtlib.training.start import Start, find
 
 RESULTS, FIGURES = "MTLIB_RESULTS", "MTLIB_FIGURES"
 """Environment variables: other folders than `results` and `figures`."""
+
+NAMED = 6
+"""Runs that a message about missing ones names."""
 
 
 class Study:
@@ -46,8 +51,8 @@ class Study:
     def __init__(
         self, preset_name: str = "tour", corpus: str = "", *, seed: int = 0, train: bool = True, called: str = ""
     ):
-        self.preset_name, self.preset, root = preset_name, preset(preset_name), project_root()
-        self.source, self.seed, self.train = corpus or self.preset.corpus, seed, train
+        self.preset_name, self.preset, root = preset_name, preset(preset_name, corpus), project_root()
+        self.source, self.seed, self.train = self.preset.corpus, seed, train
         self.name, self.root = label(called or preset_name, self.source), root
         self.results = root / os.environ.get(RESULTS, "results")
         self.tables = self.results / "tables" / self.name
@@ -71,10 +76,11 @@ class Study:
             f"torch {torch.__version__}, transformers {transformers.__version__}, pandas {pd.__version__}\n"
             f"{device.device}, {device.precision}, {torch.get_num_threads()} threads\n"
             f"preset {self.preset_name}: {self.preset.dial:g} of the report's steps; encoder {encoder}; "
-            f"corpus {TITLES.get(self.source, Path(self.source).name)}"
+            f"corpus {TITLES.get(cast(Kind, self.source), Path(self.source).name)}"
         )
 
-    def experiment(self, **settings) -> Experiment:
+    @spelt_out
+    def experiment(self, **settings: Unpack[ExperimentSettings]) -> Experiment:
         """An experiment whose settings are the report's; the preset's dial says how much of it is trained.
 
         `epochs` (10), `steps_per_epoch` (2,000), `batch_size` (16) and `learning_rate` (1e-5) are as the report gives
@@ -82,29 +88,28 @@ class Study:
         `study.experiment(sampler="annealed").but(epochs=3)`.
         Raises ConfigurationError naming the key, what was expected and what was found.
         """
-        fields = {"seed": self.seed, **self.preset.fields(settings)}
+        fields = {"seed": self.seed, **self.preset.fields(dict(settings))}
         return checked(Experiment, fields, f"experiment of preset {self.preset_name}")
 
-    def pretraining(self, **settings) -> Pretraining:
+    @spelt_out
+    def pretraining(self, **settings: Unpack[PretrainingSettings]) -> Pretraining:
         """Multiple negatives ranking with settings in the report's terms, as `experiment` has them."""
-        fields = {"seed": self.seed, **self.preset.pretraining_fields(settings)}
+        fields = {"seed": self.seed, **self.preset.pretraining_fields(dict(settings))}
         return checked(Pretraining, fields, f"pretraining of preset {self.preset_name}")
 
     def fit(self, experiments: Mapping[str, Optimisation]) -> "Runs":
         """The run of every experiment, by the same names: loaded where it is finished, else trained, one by one.
 
-        Raises MissingRunError, naming all of them, for runs that are not finished where `train` is False.
+        Raises MissingRunError, naming the first of them, for runs that are not finished where `train` is False.
         """
         if not self.train:
             runs = {name: find(each, self.corpus, self.results) for name, each in experiments.items()}
             if missing := [f"{name} ({run.id}, {run.status})" for name, run in runs.items() if not run.complete]:
-                raise MissingRunError(f"not finished: {', '.join(missing)}; with train=True they are trained")
+                rest = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
+                shown = f"{len(missing)} of {len(runs)}: {', '.join(missing[:NAMED])}{rest}"
+                raise MissingRunError(f"not finished: {shown}; `make run` trains them, and so does train=True")
             return Runs(runs)
-        runs = {}
-        for name, experiment in experiments.items():
-            runs[name] = fit(experiment, self.corpus, self.results)
-            model_card.ensure_card(runs[name])
-        return Runs(runs)
+        return Runs({name: fit(each, self.corpus, self.results) for name, each in experiments.items()})
 
     def encoder(self) -> MultitaskModel:
         """The encoder as every experiment without `start_from` finds it, with heads as they are drawn."""
@@ -170,15 +175,48 @@ class Runs(Mapping[str, Run]):
         rows = {name: _scores(run, on or Dev()) for name, run in self.items()}
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("run")
 
-    def compare(self, *pairs: tuple[str, str] | str, on: Part | None = None, **options) -> pd.DataFrame:
+    def compare(self, *pairs: tuple[str, str] | str, on: Part | None = None, **options: Any) -> pd.DataFrame:
         """The second run of each pair against its first on the same examples, with what is resolved.
 
         pairs: `("baseline", "annealed"), ...`, or two names, which are one pair. on: the reporting half of dev unless
         given. options: those of `statistics.compare`.
         """
         if all(isinstance(name, str) for name in pairs):
-            pairs = (tuple(pairs),)
-        return compare(self, pairs, on or ReportingHalf(), **options)
+            pairs = (cast(tuple[str, str], pairs),)
+        return statistics.compare(self, cast(Sequence[tuple[str, str]], pairs), on or ReportingHalf(), **options)
+
+
+def compare(
+    a: System | Sequence[System] | Systems,
+    b: System | Sequence[System] | Sequence[tuple[str, str]],
+    on: Part | None = None,
+    **options: Any,
+) -> pd.DataFrame:
+    """System `b` against `a` on the same examples: a row a task, the mean and the evenness, with what is resolved.
+
+    a, b: finished runs or other systems, or lists of runs at several seeds, whose means are compared; or systems by
+    name and the pairs of names, `("baseline", "annealed")`, each second one being compared with its first.
+    on: the reporting half of dev, which chose nothing, unless given (`Test()`). options, and the columns of the table,
+    are those of `mtlib.study.statistics.compare`: differences with the 95 % interval of the paired bootstrap, and
+    Holm's correction over all rows.
+
+    >>> mtlib.compare(baseline, annealed)  # doctest: +SKIP
+    """
+    if isinstance(a, Mapping):
+        return statistics.compare(a, cast(Sequence[tuple[str, str]], b), on or ReportingHalf(), **options)
+    sides: list[list[Any]] = [list(side) if isinstance(side, Sequence) else [side] for side in (a, b)]
+    names = [_called(side, otherwise) for side, otherwise in zip(sides, ("first", "second"), strict=True)]
+    if names[0] == names[1]:
+        raise ConfigurationError(f"compare: expected two different runs, found {names[0]} twice")
+    pair = (names[0], names[1])
+    return statistics.compare(dict(zip(pair, sides, strict=True)), [pair], on or ReportingHalf(), **options)
+
+
+def _called(runs: Sequence[System], otherwise: str) -> str:
+    """What a comparison calls one run, or the runs of one experiment at several seeds."""
+    if len(runs) > 1 and isinstance(runs[0], Run):
+        return f"{runs[0].experiment.label}, {len(runs)} seeds"
+    return getattr(runs[0], "id", otherwise) if runs else otherwise
 
 
 def _scores(run: Run, on: Part) -> dict[str, Any]:

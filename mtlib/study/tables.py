@@ -3,6 +3,7 @@
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,10 @@ from mtlib.training.files import storage, write_atomic
 
 SETTINGS = ("learning_rate", "weight", "decay", "radius")
 """Columns whose numbers are shown as they were set, not with a score's decimals."""
+
+
+SENTENCES = "T_readable"
+"""Id of HTML with sentences of a corpus: `make reference` cuts it out of the notebooks that it keeps."""
 
 
 def beside_paper(scores: pd.DataFrame, number: int, *, short: bool = False) -> pd.DataFrame:
@@ -48,7 +53,7 @@ def beside_paper(scores: pd.DataFrame, number: int, *, short: bool = False) -> p
     return table if short else table.join(ours.drop(columns=table.columns, errors="ignore"))
 
 
-def trained(*, epochs: int, steps_per_epoch: int, batch_size: int, learning_rate: float, **_) -> str:
+def trained(*, epochs: int, steps_per_epoch: int, batch_size: int, learning_rate: float, **_: object) -> str:
     """Epochs x steps x batch size, and the learning rate, such as "10 x 2000 x 16, 1e-05"; other settings are ignored.
 
     Of an experiment: `trained(**dict(experiment))`. Of a published row: `trained(**paper.settings(2, "λ = 15"))`.
@@ -101,7 +106,7 @@ def readable(table: pd.DataFrame) -> Styler:
     """
     words = [name for name in table.columns if not pd.api.types.is_numeric_dtype(table[name])]
     heads = [{"selector": f"th.col{table.columns.get_loc(name)}", "props": "text-align: left"} for name in words]
-    shown = table.style.set_uuid("readable").hide(axis="index").format(precision=2, escape="html")
+    shown = table.style.set_uuid(SENTENCES.removeprefix("T_")).hide(axis="index").format(precision=2, escape="html")
     shown = shown.format_index(escape="html", axis=1)
     return shown.set_properties(subset=words, **{"text-align": "left"}).set_table_styles(heads)
 
@@ -110,7 +115,7 @@ def _flat(table: pd.DataFrame) -> pd.DataFrame:
     return table if isinstance(table.index, pd.RangeIndex) else table.reset_index(names=table.index.name or "row")
 
 
-def _cell(value, name: str, digits: int) -> str:
+def _cell(value: Any, name: str, digits: int) -> str:
     if isinstance(value, (bool, np.bool_)):
         return "yes" if value else "no"
     if isinstance(value, (float, np.floating)):

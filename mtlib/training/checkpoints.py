@@ -110,8 +110,8 @@ class CheckpointStore:
             self._prune()
         return target
 
-    def latest(self) -> Checkpoint | None:
-        """The newest sound checkpoint by step; None if nothing was ever saved.
+    def latest(self, before: int | None = None) -> Checkpoint | None:
+        """The newest sound checkpoint, of fewer than `before` steps where that is given; None if none was ever saved.
 
         A damaged one is renamed to `quarantine-...` with a warning and the one before it is used. Raises
         CheckpointError when only damaged ones exist or the newest has another format, StorageError when the disk
@@ -119,6 +119,8 @@ class CheckpointStore:
         """
         with storage("read", self.folder):
             for stored in sorted(self._stored(), reverse=True):
+                if before is not None and stored.step >= before:
+                    continue
                 try:
                     return _load(self.folder, stored)
                 except FormatError:

@@ -8,7 +8,7 @@ records as JSON text: nothing is unpickled.
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -18,8 +18,9 @@ from torch import distributed
 from mtlib.data.batches import Batch, TokenizedSplit
 from mtlib.device import join
 from mtlib.errors import CheckpointError, StorageError
-from mtlib.model import MultitaskModel, predictions
+from mtlib.model import MultitaskModel
 from mtlib.objectives.penalty import Share
+from mtlib.prediction import predictions
 from mtlib.training.runs import Run
 
 
@@ -29,7 +30,7 @@ class Ranks:
     Raises StorageError where another process has ended or does not answer in time.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.device = join()
         together = distributed.is_available() and distributed.is_initialized()
         self.size = distributed.get_world_size() if together else 1
@@ -84,6 +85,12 @@ class Ranks:
         sizes = [gradient.numel() for gradient in gradients]
         for gradient, summed in zip(gradients, flat.split(sizes), strict=True):
             gradient.copy_(summed.view_as(gradient))
+
+    def sum_rows(self, rows: torch.Tensor) -> None:
+        """Replace a tensor by its sum over the processes."""
+        if self.size > 1:
+            with self._answered():
+                distributed.all_reduce(rows)
 
     def predictions(self, model: MultitaskModel, split: TokenizedSplit) -> pd.DataFrame:
         """Predictions of a whole split, in its order, each process computing a part.
@@ -149,7 +156,9 @@ class Ranks:
 class Reader(Run):
     """A run that another process writes: methods that would change it do nothing."""
 
-    def _nothing(self, *_, **__) -> None:
+    def _nothing(self, *_: Any, **__: Any) -> None:
         pass
 
-    write_json = write_frame = write_model = set_status = set_complete = forget_checkpoints = sweep = _nothing
+    write_json = write_frame = write_model = set_status = set_complete = forget_checkpoints = sweep = cast(
+        Any, _nothing
+    )

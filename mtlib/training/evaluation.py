@@ -1,16 +1,19 @@
 """Scoring a model on a split, and the half of dev that may choose."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 
 import numpy as np
 import pandas as pd
 
 from mtlib import metrics
+from mtlib.averages import Average
 from mtlib.data.batches import TokenizedSplit
-from mtlib.model import MultitaskModel, predictions
+from mtlib.model import MultitaskModel
+from mtlib.objectives.penalty import Penalty
+from mtlib.prediction import predictions
 from mtlib.randomness import derive, generator
-from mtlib.tasks import registered
+from mtlib.tasks import in_order, registered
 
 
 def in_choosing_half(ids: Iterable[str]) -> np.ndarray:
@@ -31,15 +34,21 @@ def limited(frame: pd.DataFrame, limit: int | None, task: str) -> pd.DataFrame:
     return frame.iloc[np.sort(rows)].reset_index(drop=True)
 
 
+def scored(split: TokenizedSplit, frame: pd.DataFrame, limit: int | None, model: MultitaskModel) -> TokenizedSplit:
+    """The part of a dev split, of `frame`, that is scored after each epoch: `limited`."""
+    some = limited(frame, limit, split.task.name)
+    return split if len(some) == len(frame) else TokenizedSplit(split.task, some, model.tokenizer, model.max_tokens)
+
+
 def predict_all(
-    model: MultitaskModel, splits: Mapping[str, TokenizedSplit], predict=predictions
+    model: MultitaskModel, splits: Mapping[str, TokenizedSplit], predict: Callable[..., pd.DataFrame] = predictions
 ) -> dict[str, pd.DataFrame]:
     """Predictions of every task, by task; predict: `Ranks.predictions` shares the work between processes."""
     return {name: predict(model, split) for name, split in splits.items()}
 
 
 def scores(frames: Mapping[str, pd.DataFrame]) -> dict[str, float]:
-    """Score of every task, `mean` and `evenness`; for regression tasks also Pearson's r as `<task>_r`."""
+    """Scores by task in the tables' order, `mean`, `evenness`; for regression tasks also Pearson's r as `<task>_r`."""
     by_task = {name: _score(name, frame) for name, frame in frames.items()}
     correlations = {
         f"{name}_r": metrics.pearson(frame["label"], frame["prediction"])
@@ -47,11 +56,28 @@ def scores(frames: Mapping[str, pd.DataFrame]) -> dict[str, float]:
         if registered(name).kind == "regression"
     }
     return {
-        **by_task,
+        **{name: by_task[name] for name in in_order(by_task)},
         "mean": metrics.mean_score(by_task),
         "evenness": metrics.evenness(by_task),
         **correlations,
     }
+
+
+def models(
+    model: MultitaskModel, penalties: Sequence[Penalty], averages: Sequence[Average]
+) -> dict[str, MultitaskModel]:
+    """The models that a run scores: the trained one as "own", the averages by their kind, a penalty's as "teacher"."""
+    teachers = [teacher for penalty in penalties if (teacher := penalty.teacher()) is not None]
+    kept = {average.kind: average.model() for average in averages}
+    return {"own": model, **kept, **dict(zip(["teacher"], teachers, strict=False))}
+
+
+def all_scores(frames: Mapping[str, Mapping[str, pd.DataFrame]]) -> dict[str, float]:
+    """The scores of several models in one row: of "own" by their names, of the others as `<model>_<name>`."""
+    row = scores(frames["own"])
+    for which in [name for name in frames if name != "own"]:
+        row |= {f"{which}_{name}": value for name, value in scores(frames[which]).items()}
+    return row
 
 
 def choosing_mean(frames: Mapping[str, pd.DataFrame]) -> float:

@@ -21,6 +21,9 @@ _OS_ERROR = re.compile(r"\(os error ([0-9]{1,5})\)")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 
+RUN_FILES = ("config.json", "status.json")
+"""What every run's folder has."""
+
 
 def encode_json(value: Any) -> bytes:
     """JSON text of `value`, the same bytes for the same value: ASCII, indented, keys in the order given.
@@ -55,6 +58,11 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
     write_atomic(path, encode_json(value))
 
 
+def lives(pid: int) -> bool:
+    """Whether a process of that number runs on this machine; none has a number that no system gives."""
+    return 0 < pid < 2**31 and psutil.pid_exists(pid)
+
+
 def sweep(folder: str | os.PathLike) -> None:
     """Remove the temporaries in `folder` of this process and of processes that no longer live on this machine.
 
@@ -64,7 +72,7 @@ def sweep(folder: str | os.PathLike) -> None:
     with storage("sweep", folder):
         for path in folder.iterdir():
             match = _TEMPORARY.fullmatch(path.name)
-            if match and (int(match[1]) == os.getpid() or not psutil.pid_exists(int(match[1]))):
+            if match and (int(match[1]) == os.getpid() or not lives(int(match[1]))):
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
@@ -88,6 +96,15 @@ def inside(root: str | os.PathLike, path: str | os.PathLike) -> Path:
     if not real.is_relative_to(real_root):
         raise CheckpointError(f"{path}: expected a place inside {real_root}, found a link to {real}")
     return real
+
+
+def outside_runs(folder: str | os.PathLike) -> Path:
+    """`folder`, if no run or stored model is there or above: what they hold is sealed. Raises ConfigurationError."""
+    real = Path(os.path.realpath(folder))
+    for place in (real, *real.parents):
+        if os.path.isfile(place / "multitask.json") or all(map(os.path.isfile, (place / name for name in RUN_FILES))):
+            raise ConfigurationError(f"{folder}: expected a folder outside of runs and stored models, found {place}")
+    return Path(folder)
 
 
 class RunLock:
@@ -115,7 +132,7 @@ class RunLock:
             raise
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         with suppress(OSError):
             self._holder.unlink()
         self._lock.release()

@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext, suppress
 from pathlib import Path
+from typing import Any
 
 from mtlib.data.corpus import Corpus, load_corpus
 from mtlib.errors import CheckpointError, ConfigurationError, StorageError
@@ -9,9 +10,9 @@ from mtlib.experiments import Optimisation, Pretraining
 from mtlib.training.distributed import Ranks
 from mtlib.training.loop import Training
 from mtlib.training.pretraining import Ranking
-from mtlib.training.progress import kind, say
+from mtlib.training.progress import in_notebook, kind, say, tracker_asked_for
 from mtlib.training.runs import Run, RunStore
-from mtlib.training.signals import Interruption
+from mtlib.training.signals import Interruption, Stopped
 from mtlib.training.start import Start, elsewhere
 from mtlib.training.trainable import require_trainable
 
@@ -25,18 +26,20 @@ def fit(
     minutes: float = 10.0,
     allow_inexact: bool = False,
 ) -> Run:
-    """Train `experiment` on `corpus` and return its run; a finished identical run is returned as it is.
+    """Train `experiment` on `corpus` and return its run, with a model card; a finished identical run is returned as is.
 
-    The run it starts from is trained first if it is not finished. An interrupted identical run continues from its
-    newest checkpoint, to the bits it would have had.
+    The run it starts from and its teachers are trained first if they are not finished. An interrupted identical run
+    continues from its newest checkpoint, to the bits it would have had.
     progress: "auto", "bar", "lines" or "none". minutes: a checkpoint at least this often, beside those at
     the ends of epochs (of short epochs some are left out, so that saving stays under 2 % of the time).
     The bits are promised for the same versions, kind of device, precision and number of threads; elsewhere continuing
     raises CheckpointError with the difference, unless `allow_inexact`, which the run records.
-    Raises DivergenceError for a loss, gradient or weight that is not finite, LockedError while another process trains
-    the same run, DataError for a corpus that cannot be trained on (`require_trainable`), and SystemExit(143 or 130)
-    after SIGTERM or SIGINT.
+    Raises ConfigurationError for an unknown tracker, DataError for a corpus that cannot be trained on
+    (`require_trainable`), DivergenceError for a loss, gradient or weight that is not finite, LockedError while another
+    process trains the same run, and SystemExit(143 or 130) after SIGTERM or SIGINT, once the step is finished and
+    saved; in a notebook, an interrupt ends the cell with a line that says at which step.
     """
+    tracker_asked_for()
     require_trainable(corpus, experiment.task_names, getattr(experiment, "dev_limit", None))
     start = Start(experiment, corpus, RunStore(results))
     run = start.run()
@@ -45,48 +48,68 @@ def fit(
         if kind(progress) != "none" and (difference := elsewhere(run, experiment.precision)):
             say(f"{run.id}: loaded, computed with {difference}")
         return run
-    options = {"progress": progress, "minutes": minutes, "allow_inexact": allow_inexact}
-    if experiment.start_from is not None:
-        fit(experiment.start_from, corpus, results, **options)
+    options: dict[str, Any] = {"progress": progress, "minutes": minutes, "allow_inexact": allow_inexact}
+    for parent in experiment.parents:
+        fit(parent, corpus, results, **options)
     training = Ranking if isinstance(experiment, Pretraining) else Training
     ranks = Ranks()
     with run.lock() if ranks.first else nullcontext():
         if not ranks.any(run.complete):
             _guarded(training(start, run, progress, minutes, allow_inexact, ranks))
+            if ranks.first:
+                _write_card(run)
         ranks.wait()
     return run
 
 
-def resume(run: Run, source: str | Path | None = None, **options) -> Run:
+def resume(run: Run, source: str | Path | None = None, **options: Any) -> Run:
     """Continue `run` from its newest checkpoint, with the settings it stored, or return it if it is finished.
 
     source: where its corpus is, if it has moved. options: those of `fit`.
     Raises CheckpointError where corpus or start weights are not those the run began with, ConfigurationError without a
     needed source, and what `fit` raises.
     """
-    experiment, results = run.experiment, run.path.parent.parent
+    start = start_of(run, source)
+    return fit(start.experiment, start.corpus, run.path.parent.parent, **options)
+
+
+def start_of(run: Run, source: str | Path | Corpus | None = None) -> Start:
+    """What `run` started from, on the corpus it was trained on, which `source` is, or says if it has moved.
+
+    Raises CheckpointError where corpus or start weights are not those the run began with, ConfigurationError without a
+    needed source.
+    """
     corpus = corpus_of(run, source)
     if corpus.fingerprint != run.corpus["fingerprint"]:
         raise CheckpointError(
             f"{run.path}: the corpus changed since the run began: expected SHA-256 {run.corpus['fingerprint']}, "
             f"found {corpus.fingerprint} in {corpus.name}"
         )
-    if Start(experiment, corpus, RunStore(results)).run().path.resolve() != run.path.resolve():
+    start = Start(run.experiment, corpus, RunStore(run.path.parent.parent))
+    if start.run().path.resolve() != run.path.resolve():
         raise CheckpointError(f"{run.path}: its start weights changed since it began, or its folder was renamed")
-    return fit(experiment, corpus, results, **options)
+    return start
 
 
-def corpus_of(run: Run, source: str | Path | None = None) -> Corpus:
-    """The corpus that the run was trained on: generated, downloaded or read from its folder again; or that at `source`.
+def corpus_of(run: Run, source: str | Path | Corpus | None = None) -> Corpus:
+    """The corpus that the run was trained on: generated, downloaded or read from its folder again; or `source`.
 
     Raises ConfigurationError where it was built in Python and no source is given. The caller has to check
     that its content is the same: compare `corpus.fingerprint` with `run.corpus["fingerprint"]`.
     """
     about = run.corpus
+    if isinstance(source, Corpus):
+        return source.only(about.get("tasks") or list(source))
     own = about.get("source") if about.get("kind", "own") == "own" else about["kind"]
     if not (source or own):
         raise ConfigurationError(f"{run.path}: trained on {about['name']!r}, built in Python: expected its files")
-    return load_corpus(source or own, about.get("tasks"))
+    return load_corpus(source or str(own), about.get("tasks"))
+
+
+def _write_card(run: Run) -> None:
+    from mtlib.study.model_card import ensure_card  # what a run means is not needed to train it
+
+    ensure_card(run)
 
 
 def _guarded(training: Training) -> None:
@@ -101,4 +124,6 @@ def _guarded(training: Training) -> None:
         status = "interrupted" if isinstance(error, SystemExit | KeyboardInterrupt) else "failed"
         with suppress(StorageError):
             run.set_status(status, step=training.done, error=f"{type(error).__name__}: {error}"[:2000])
+        if type(error) is KeyboardInterrupt and in_notebook():
+            raise Stopped("Stopped. Run the cell again to continue from what was saved last.") from None
         raise

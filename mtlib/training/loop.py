@@ -9,15 +9,25 @@ import pandas as pd
 import torch
 
 from mtlib import fast
-from mtlib.data.batches import Batch, TokenizedCorpus, TokenizedSplit
+from mtlib.averages import Average
+from mtlib.data.batches import Batch, TokenizedSplit
+from mtlib.data.phrases import tokenized
 from mtlib.device import Device
-from mtlib.errors import CheckpointError, DivergenceError
+from mtlib.errors import CheckpointError
+from mtlib.gradients import Gradients
 from mtlib.model import MultitaskModel
+from mtlib.objectives.aggregation import Aggregation, Sum
 from mtlib.objectives.penalty import Penalty, Step
 from mtlib.randomness import seeded
-from mtlib.tasks import TASKS
 from mtlib.training import evaluation
+from mtlib.training.checkpoints import Checkpoint
+from mtlib.training.conflicts import ConflictLog
+from mtlib.training.criteria import Criteria
+from mtlib.training.distillation import targets_of
 from mtlib.training.distributed import Ranks
+from mtlib.training.divergence import divergence, expect_finite
+from mtlib.training.environment import environment
+from mtlib.training.joint import JointBatches, Part, SharedGradients
 from mtlib.training.optimization import (
     fingerprint,
     gathered,
@@ -25,11 +35,13 @@ from mtlib.training.optimization import (
     parameter_groups,
     positions,
     restore,
+    set_learning_rate,
 )
 from mtlib.training.progress import Progress, log_epoch
-from mtlib.training.runs import Run, environment
+from mtlib.training.runs import Run
 from mtlib.training.signals import Interruption
 from mtlib.training.start import Start, continued
+from mtlib.training.steps import backward, losses_again
 
 SHARE = 0.02
 """An epoch's checkpoint is left out where it would make saving take more than this share of the training time."""
@@ -51,43 +63,76 @@ class Training:
         self.minutes, self.inexact = minutes, inexact
         self.done = 0
         self.penalties: list[Penalty] = []
+        self.averages: list[Average] = []
+        self.stored = getattr(self.experiment, "stored", "own")
+        self.joint: JointBatches | None = None
+        self.conflicts: ConflictLog | None = None
+        self.aggregate: Aggregation = Sum()
         self.history: list[dict] = []
         self.best: dict = {"epoch": 0, "quality": float("-inf")}
         self.sums: dict[str, float] = defaultdict(float)
-        self.counts: dict[str, int] = defaultdict(int)
+        self.counts: dict[str, float] = defaultdict(int)
         self.seconds = 0.0
         self.saving, self.saved_in = 0.0, 0.0  # seconds spent on checkpoints, and on the last one
 
+    @property
+    def stateful(self) -> list[Penalty | Average | Aggregation]:
+        """What has tensors of its own in a checkpoint, beside model and optimizer."""
+        return [*self.penalties, *self.averages, self.aggregate]
+
     def prepare(self) -> None:
         """Write what the run is, build everything, and continue from a checkpoint where there is one."""
-        e = self.experiment
         with self.ranks.in_turn():
             self._describe()
+        self.build()
+        with self.ranks.in_turn():
+            self.restore(self.run.checkpoints.latest())
+            if self.history:
+                self.run.write_frame("history.csv", pd.DataFrame(self.history))
+            if self.conflicts:
+                self.conflicts.restore(self.run, self.done)
+        if self.ranks.size > 1:
+            tensors = gathered(self.model, self.optimizer, self.stateful)
+            self.ranks.agree(f"{self.run.path}: step and SHA-256 to begin with", (self.done, fingerprint(tensors)))
+        self.run.set_status("running", step=self.done)
+        self.progress.continued(self.done)
+
+    def build(self) -> None:
+        """The model as the run starts, its tokenized data, optimizer, penalties and order of batches."""
+        e = self.experiment
         fast.keep_memory()
         self.model = self.start.model().to(self.device.device)
         self.tasks = self.model.tasks
-        self.data = TokenizedCorpus.build(self.corpus, self.tasks, self.model.tokenizer, self.model.max_tokens)
+        self.data = tokenized(self.corpus, self.model, getattr(e, "phrases", 0.0))
         self.optimizer = torch.optim.AdamW(
-            parameter_groups(self.model, e.weight_decay), lr=e.learning_rate, betas=e.betas, fused=self.device.fused
+            parameter_groups(self.model, e.weight_decay, e.layer_decay),
+            lr=e.learning_rate,
+            betas=e.betas,
+            fused=self.device.fused,
         )
-        self.gradients = fast.Gradients(self.model)
+        self.gradients = Gradients(self.model)
         self.saved_in = sum(4 * parameter.nbytes for parameter in self.model.parameters()) / WRITTEN
         self._build()
-        with self.ranks.in_turn():
-            self._resume()
-        if self.ranks.size > 1:
-            tensors = gathered(self.model, self.optimizer, self.penalties)
-            self.ranks.agree(f"{self.run.path}: step and SHA-256 to begin with", (self.done, fingerprint(tensors)))
-        self.run.set_status("running", step=self.done)
 
     def _build(self) -> None:
         """The run's order of batches, its penalties, and the dev examples scored after each epoch."""
         e = self.experiment
         sizes = [len(self.data.train[name]) for name in e.tasks]
-        self.schedule = e.sampler.schedule(sizes, e.epochs, e.steps_per_epoch, e.seed).reshape(-1)
-        self.positions = positions(self.schedule)
-        self.scored = {name: self._limited(name) for name in e.tasks}
-        self.penalties = [penalty.start(self.model, len(self.schedule)) for penalty in e.penalties if penalty.weight]
+        self.joint = JointBatches(e, self.data.train) if e.step == "joint" or e.conflicts else None
+        self.conflicts = ConflictLog(e.conflicts, e.tasks) if e.conflicts else None
+        self.aggregate = e.aggregate.start(len(e.tasks))
+        if self.conflicts or self.aggregate.of == "gradients":
+            self.shared = SharedGradients(self.model, len(e.tasks))
+        if e.step == "single":
+            self.schedule = e.sampler.schedule(sizes, e.epochs, e.steps_per_epoch, e.seed).reshape(-1)
+            self.positions = positions(self.schedule)
+        self.scored = {
+            name: evaluation.scored(self.data.dev[name], self.corpus[name].dev, e.dev_limit, self.model)
+            for name in e.tasks
+        }
+        self.penalties = [penalty.start(self.model, e.steps) for penalty in e.penalties if penalty.weight]
+        self.averages = [average.start(self.model, e.steps_per_epoch) for average in e.averages]
+        self.criteria = Criteria(e, self.tasks, self.ranks.size, targets_of(self))
         self.model.train(e.dropout != "off")
 
     def _describe(self) -> None:
@@ -99,13 +144,6 @@ class Training:
         self.run.set_status("running", step=0)
         self.run.write_json("config.json", self.start.described())
         self.run.write_json("environment.json", here)
-
-    def _limited(self, name: str) -> TokenizedSplit:
-        frame = self.corpus[name].dev
-        some = evaluation.limited(frame, self.experiment.dev_limit, name)
-        if len(some) == len(frame):
-            return self.data.dev[name]
-        return TokenizedSplit(TASKS[name], some, self.model.tokenizer, self.model.max_tokens)
 
     def train(self, interruption: Interruption) -> None:
         """Optimizer steps up to the end of the last epoch, with checkpoints as `minutes` and SHARE allow."""
@@ -125,59 +163,51 @@ class Training:
                 self._save()
                 saved = time.monotonic()
             if stopping:
-                raise SystemExit(interruption.exit_code or 143)
+                raise self.progress.stopped(self.done, interruption)
 
     def _step(self, number: int) -> None:
         """One optimizer step, or DivergenceError before anything is changed by it."""
-        e = self.experiment
-        whole = self._batch(number)
-        batch, self.share = self.ranks.share(whole.to(self.device.device))
-        weight = self.share.weight
-        with self.device.autocast(), self.model.fixed():
-            loss, log = self._objective(batch, number)
-        log = self.ranks.mean(weight, {"train_loss": loss.item(), **log})
-        value = log["train_loss"]
-        if not np.isfinite(value):
-            raise self._divergence("loss", value, whole, number)
-        self.gradients.clear()
-        (loss * weight).backward()
-        self.ranks.sum_gradients(self.model)
+        e, parts = self.experiment, self._parts(number)
+        log = backward(self, parts, number)
         norm = self.gradients.clip(e.clip)
         if not np.isfinite(norm):
-            raise self._divergence("gradient norm", norm, whole, number)
-        rate = e.learning_rate * self._factor(number)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            raise divergence(self, "gradient norm", norm, parts, number)
+        set_learning_rate(self.optimizer, e.learning_rate * self._factor(number))
         self.optimizer.step()
-        for penalty in self.penalties:
-            penalty.after_step(self.model, number)
-        self._record(batch.task.name, log, len(whole.rows))
+        for each in (*self.penalties, *self.averages):
+            each.after_step(self.model, number)
+        self.aggregate.learn(losses_again(self, parts, number) if self.aggregate.again else None)
+        self._record(parts, log)
+
+    def _parts(self, number: int) -> list[Part]:
+        """What optimizer step `number` is computed on: a batch of one task, or a part of it from every task."""
+        if self.joint and self.experiment.step == "joint":
+            return self.joint.parts(number)
+        return [Part(self._batch(number), 1, self.experiment.seed)]
 
     def _batch(self, number: int) -> Batch:
-        """The batch of optimizer step `number`."""
+        """The batch of optimizer step `number` of a single task."""
         split = self.data.train[self.tasks[self.schedule[number]].name]
         return split.training_batch(int(self.positions[number]), self.experiment.batch_size, self.experiment.seed)
 
     def _objective(self, batch: Batch, number: int) -> tuple[torch.Tensor, dict[str, float]]:
         """The task loss of one batch plus its weighted penalties, float32, and what to record."""
-        e, model, task = self.experiment, self.model, batch.task
-        with seeded(e.seed, "dropout/embeddings", number):
-            embeddings = model.embed_tokens(batch.inputs)
-        with seeded(e.seed, "dropout", number):
-            logits = model(task.name, batch.inputs, embeddings)
-        loss = task.loss(logits, batch.labels)
+        e, model, task, seed = self.experiment, self.model, batch.task, self.part.seed
+        embeddings, logits = self._forward(batch, number, seed)
+        criterion = self.criteria(batch)
+        loss = criterion(logits)
         if not self.penalties:
             return loss, {f"train_loss_{task.name}": loss.item()}
         passes = iter(range(1, 1000))
 
         def forward(given: torch.Tensor) -> torch.Tensor:
             stream = ("dropout", number) if e.dropout == "shared" else ("dropout/penalty", number, next(passes))
-            with seeded(e.seed, *stream):
+            with seeded(seed, *stream):
                 return model(task.name, batch.inputs, given)
 
         step = Step(
             number=number,
-            seed=e.seed,
+            seed=seed,
             kind=task.kind,
             mask=batch.inputs["attention_mask"],
             embeddings=embeddings,
@@ -186,33 +216,32 @@ class Training:
             forward=forward,
             run=lambda other: other(task.name, batch.inputs),
             share=self.share,
+            criterion=criterion,
         )
         total = loss
         for penalty in self.penalties:
             total = total + penalty.weight * penalty(step)
         return total, {f"train_loss_{task.name}": loss.item(), **{k: float(v) for k, v in step.log.items()}}
 
+    def _forward(self, batch: Batch, number: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The clean pass: output of the embedding block and logits, under the step's masks."""
+        with seeded(seed, "dropout/embeddings", number):
+            embeddings = self.model.embed_tokens(batch.inputs)
+        with seeded(seed, "dropout", number):
+            return embeddings, self.model(batch.task.name, batch.inputs, embeddings)
+
     def _factor(self, number: int) -> float:
         e = self.experiment
         losses = [row["train_loss"] for row in self.history]
         return learning_rate_factor(e.schedule, number, e.steps, round(e.warmup * e.steps), losses)
 
-    def _record(self, task: str, values: dict[str, float], examples: int) -> None:
+    def _record(self, parts: list[Part], values: dict[str, float]) -> None:
         for name, value in values.items():
             self.sums[name] += value
             self.counts[name] += 1
-        self.counts[f"draws_{task}"] += 1
-        self.counts["examples"] += examples
-
-    def _divergence(self, what: str, value: float, batch: Batch, number: int) -> DivergenceError:
-        ids = [str(self.data.train[batch.task.name].ids[row]) for row in batch.rows]
-        dump = {"step": number, "task": batch.task.name, "what": what, "value": repr(value), "ids": ids}
-        self.run.write_json("divergence.json", {**dump, "history": self.history[-3:]})
-        return DivergenceError(
-            f"{what} at step {number + 1} is {value}: expected a finite number (task {batch.task.name}, "
-            f"examples {', '.join(ids[:4])}, ...; all in {self.run.path / 'divergence.json'}). "
-            "Nothing was updated by this step; a smaller learning rate is the usual cure"
-        )
+        for part in parts:
+            self.counts[f"draws_{part.batch.task.name}"] += part.weight
+            self.counts["examples"] += len(part.batch.rows)
 
     def _end_epoch(self) -> None:
         """Score dev, append a row to the history, and store the model if it is the best so far."""
@@ -224,35 +253,31 @@ class Training:
         self.history.append(self._row(epoch) | row | {"seconds": round(self.seconds, 3)})
         quality = quality if np.isfinite(quality) else float("-inf")
         if quality > self.best["quality"] or self.best["quality"] == float("-inf"):
-            self._expect_finite()
-            seal = self.run.write_model(self.model)
+            expect_finite(self.model, self.done)
+            seal = self.run.write_model(self._models()[self.stored])
             seal = seal if self.ranks.size == 1 else self.ranks.gathered(seal)[0]
             self.best = {"epoch": epoch, "quality": quality, "seal": seal}
-        self.sums.clear()
-        self.counts.clear()
+        self._begin_epoch()
         self.run.write_frame("history.csv", pd.DataFrame(self.history))
+        if self.conflicts:
+            self.conflicts.write(self.run)
         self.progress.epoch(self.history)
         log_epoch(self.run, self.history[-1])
 
-    def _expect_finite(self) -> None:
-        """Raise DivergenceError where an update has left weights that are not finite numbers: none is ever stored."""
-        broken = [name for name, weight in self.model.named_parameters() if not torch.isfinite(weight).all()]
-        if broken:
-            raise DivergenceError(
-                f"after step {self.done} the weights are not finite numbers: {', '.join(broken[:3])}, ... "
-                f"({len(broken)} tensors). A smaller learning rate is the usual cure"
-            )
+    def _begin_epoch(self) -> None:
+        self.sums.clear()
+        self.counts.clear()
+        self.aggregate.end_epoch()
 
     def _score(self) -> tuple[dict[str, float], float]:
         """Dev scores of student and teacher for the history, and the number by which the stored epoch is chosen."""
-        frames = self._predict(self.model, self.scored)
-        row = evaluation.scores(frames)
-        for penalty in self.penalties:
-            if (teacher := penalty.teacher()) is not None:
-                taught = evaluation.scores(self._predict(teacher, self.scored))
-                row |= {f"teacher_{name}": value for name, value in taught.items()}
-        quality = evaluation.choosing_mean(frames)
-        return row | {"choosing_mean": quality}, quality
+        frames = {name: self._predict(model, self.scored) for name, model in self._models().items()}
+        quality = evaluation.choosing_mean(frames[self.stored])
+        return evaluation.all_scores(frames) | {"choosing_mean": quality}, quality
+
+    def _models(self) -> dict[str, MultitaskModel]:
+        """The models to be scored, "own" first."""
+        return evaluation.models(self.model, self.penalties, self.averages)
 
     def _predict(self, model: MultitaskModel, splits: Mapping[str, TokenizedSplit]) -> dict[str, pd.DataFrame]:
         return evaluation.predict_all(model, splits, self.ranks.predictions)
@@ -271,18 +296,20 @@ class Training:
         if not self.ranks.first:
             return
         begun = time.monotonic()
+        if self.conflicts:
+            self.conflicts.write(self.run)
         noted = {name: getattr(self, name) for name in NOTED}
-        self.run.checkpoints.save(self.done, gathered(self.model, self.optimizer, self.penalties), noted)
+        self.run.checkpoints.save(self.done, gathered(self.model, self.optimizer, self.stateful), noted)
         self.saved_in = time.monotonic() - begun
         self.saving += self.saved_in
 
-    def _resume(self) -> None:
-        checkpoint = self.run.checkpoints.latest()
+    def restore(self, checkpoint: Checkpoint | None) -> None:
+        """Everything as it was when the checkpoint was saved; without one, as it is."""
         if checkpoint is None:
             return
         if missing := set(NOTED) - checkpoint.state.keys():
             raise CheckpointError(f"{self.run.path}: checkpoint of step {checkpoint.step}: missing {sorted(missing)}")
-        restore(checkpoint.tensors, self.model, self.optimizer, self.penalties)
+        restore(checkpoint.tensors, self.model, self.optimizer, self.stateful)
         for name in NOTED:
             noted = getattr(self, name)
             if isinstance(noted, defaultdict):
@@ -290,30 +317,29 @@ class Training:
             else:
                 setattr(self, name, checkpoint.state[name])
         self.done = checkpoint.step
-        if self.history:
-            self.run.write_frame("history.csv", pd.DataFrame(self.history))
 
     def finish(self) -> None:
         """Score the last and the chosen model on all of dev, predict test, and only then call the run complete."""
         begun = time.monotonic()
-        self._expect_finite()
+        expect_finite(self.model, self.done)
         with self.device.autocast():
-            last = self._predict(self.model, self.data.dev)
-            chosen_model = self.model
+            models = self._models()
+            frames = {name: self._predict(model, self.data.dev) for name, model in models.items()}
+            chosen_model, chosen = models[self.stored], frames[self.stored]
             if self.best["epoch"] != self.experiment.epochs:
                 chosen_model = self.run.model(self.best["seal"]).to(self.device.device)
-            chosen = self._predict(chosen_model, self.data.dev) if chosen_model is not self.model else last
+                chosen = self._predict(chosen_model, self.data.dev)
             test = self._predict(chosen_model, self.data.test)
-            teachers = [teacher for penalty in self.penalties if (teacher := penalty.teacher()) is not None]
-            taught = [("teacher", self._predict(teacher, self.data.dev)) for teacher in teachers[:1]]
-        for split, frames in (("dev", chosen), ("test", test), *taught, *[("last", last) for _ in taught]):
-            for task, frame in frames.items():
+        last = frames.pop("own")
+        for split, tables in (("dev", chosen), ("test", test), *frames.items(), *([("last", last)] if frames else [])):
+            for task, frame in tables.items():
                 self.run.write_frame(f"predictions/{split}-{task}.csv", frame)
         self.seconds += time.monotonic() - begun
         scores = {
             "epoch": self.best["epoch"],
             "chosen": evaluation.scores(chosen),
             "last": evaluation.scores(last),
+            **{name: evaluation.scores(tables) for name, tables in frames.items()},
             "seconds": self.seconds,
             "truncated": self.data.truncated,
         }

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -9,35 +10,73 @@ from typing import Literal
 import numpy as np
 import torch
 
+from mtlib.averages import Average
 from mtlib.errors import CheckpointError
+from mtlib.objectives.aggregation import Aggregation
 from mtlib.objectives.penalty import Penalty
 
 Schedule = Literal["constant", "linear", "halve"]
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+LAYER = re.compile(r"\blayers?\.(\d+)\.")
+PART = re.compile(r"(?:.*?\blayers?\.\d+|heads\.\w+|[^.]+(?:\.[^.]+)?)(?=\.)")
 SHOWN = 6
 """How many misfits an error lists."""
 
 
-def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict]:
-    """AdamW groups: weight decay on matrices, none on biases and LayerNorm (all one-dimensional parameters)."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+def parameter_groups(model: torch.nn.Module, weight_decay: float, layer_decay: float = 1.0) -> list[dict]:
+    """AdamW groups: weight decay on matrices, none on biases and LayerNorm (all one-dimensional parameters).
+
+    layer_decay: below 1, the learning rate of a part is that of the part above it times this: `scale` of a group is
+        layer_decay^d, d being 0 for the heads, 1 for the last layer, and one more than the first layer's for the
+        embeddings (Clark et al. 2020, ELECTRA; discriminative fine-tuning of Howard and Ruder 2018).
+    """
+    depths: dict[int, list[torch.nn.Parameter]] = defaultdict(list)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            depths[_depth(name, model) if layer_decay < 1 else 0].append(parameter)
+    groups = []
+    for depth, trained in sorted(depths.items()):
+        scale = {} if layer_decay == 1 else {"scale": layer_decay**depth}
+        groups.append({"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay, **scale})
+        groups.append({"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0, **scale})
+    return groups
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give every group `rate`, times its `scale` where it has one."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get("scale", 1.0)
+
+
+def _depth(name: str, model: torch.nn.Module) -> int:
+    """How far below the heads a parameter lies; what is no layer's and no head's lies with the embeddings."""
+    layers = [int(found[1]) for each, _ in model.named_parameters() if (found := LAYER.search(each))]
+    if found := LAYER.search(name):
+        return max(layers) + 1 - int(found[1])
+    return 0 if name.startswith("heads.") else max(layers, default=-1) + 2
+
+
+def layer_of(name: str) -> str:
+    """The layer, the embeddings or the head that a parameter called `name` belongs to."""
+    match = PART.match(name)
+    return match[0] if match else name
 
 
 def gathered(
-    model: torch.nn.Module, optimizer: torch.optim.Optimizer, penalties: Sequence[Penalty]
+    model: torch.nn.Module, optimizer: torch.optim.Optimizer, working: Sequence[Penalty | Average | Aggregation]
 ) -> dict[str, torch.Tensor]:
-    """Weights, the optimizer's moments, and the penalties' own tensors (teachers), by name."""
+    """Weights, the optimizer's moments, and what penalties (teachers), averages and the aggregation keep, by name."""
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for index, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
-    for penalty in penalties:
-        tensors |= {f"penalty.{penalty.kind}.{name}": tensor for name, tensor in penalty.state().items()}
+    for each in working:
+        tensors |= {f"{_family(each)}.{each.kind}.{name}": tensor for name, tensor in each.state().items()}
     return tensors
+
+
+def _family(working: Penalty | Average | Aggregation) -> str:
+    return "aggregate" if isinstance(working, Aggregation) else "penalty"
 
 
 def fingerprint(tensors: Mapping[str, torch.Tensor]) -> str:
@@ -54,13 +93,13 @@ def restore(
     tensors: Mapping[str, torch.Tensor],
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
-    penalties: Sequence[Penalty],
+    working: Sequence[Penalty | Average | Aggregation],
 ) -> None:
     """Put back what `gathered` returned.
 
     Raises CheckpointError, changing nothing, where a name is missing or unexpected or a shape or type differs.
     """
-    _expect_fit(tensors, _expected(tensors, model, optimizer, penalties))
+    _expect_fit(tensors, _expected(tensors, model, optimizer, working))
     model.load_state_dict(_under(tensors, "model"))
     moments: dict[int, dict[str, torch.Tensor]] = defaultdict(dict)
     for name, value in _under(tensors, "optimizer").items():
@@ -68,18 +107,18 @@ def restore(
         moments[int(index)][key] = value
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": dict(moments), "param_groups": groups})
-    for penalty in penalties:
-        penalty.load_state(_under(tensors, f"penalty.{penalty.kind}"))
+    for each in working:
+        each.load_state(_under(tensors, f"{_family(each)}.{each.kind}"))
 
 
 def _expected(
     tensors: Mapping[str, torch.Tensor],
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
-    penalties: Sequence[Penalty],
+    working: Sequence[Penalty | Average | Aggregation],
 ) -> dict[str, torch.Tensor]:
     """Tensors like those that fit; only a parameter that never had a gradient (a head not yet drawn) has no moments."""
-    own = gathered(model, optimizer, penalties)
+    own = gathered(model, optimizer, working)
     expected = {name: tensor for name, tensor in own.items() if not name.startswith("optimizer.")}
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     begun = {name.split(".")[0] for name in _under(tensors, "optimizer")} or {"0"}

@@ -5,19 +5,28 @@ watch: the record of a run is in its own folder, and no tracker is part of a run
 the environment variable MTLIB_TRACKER and need the extra `trackers`.
 """
 
+import io
 import math
 import os
+import re
+import signal
 import sys
 import warnings
 from contextlib import suppress
 from typing import Any
 
+from mtlib.checking import nearest
 from mtlib.errors import ConfigurationError
 from mtlib.experiments import Optimisation
+from mtlib.tasks import in_order
 from mtlib.training.runs import Run
+from mtlib.training.signals import Interruption, Stopped
 
 PLAIN = "MTLIB_PROGRESS"
 """Environment variable that sets the kind of progress where `auto` is asked: "bar", "lines" or "none"."""
+
+EPOCH = re.compile(r"(?P<name>[^ :]+): epoch (?P<done>\d+)/(?P<of>\d+) ")
+"""The line that `Progress` prints after an epoch."""
 
 
 def kind(progress: str) -> str:
@@ -42,7 +51,24 @@ class Progress:
         self.name, self.epochs = experiment.label, experiment.epochs
         self.total = experiment.steps
         self.begun: tuple[int, float] | None = None
-        self.bar = self.curve = None
+        self.bar: Any = None
+        self.curve: Any = None
+
+    def continued(self, done: int) -> None:
+        """Before the first step: from which one an interrupted run goes on."""
+        if done and self.kind != "none":
+            say(f"{self.name}: continues from step {done} of {self.total}")
+
+    def stopped(self, done: int, interruption: Interruption) -> BaseException:
+        """After the checkpoint that a signal asked for: what is to be raised."""
+        if self.bar is not None:
+            self.bar.close()
+        where = f"topped at step {done} of {self.total}, saved"
+        if in_notebook() and interruption.signal == signal.SIGINT:
+            return Stopped(f"S{where}. Run the cell again to continue.")
+        if self.kind != "none":
+            say(f"{self.name}: s{where}; the same command or call continues it")
+        return SystemExit(interruption.exit_code or 143)
 
     def step(self, done: int, seconds: float) -> None:
         """After a step: `done` of all steps, `seconds` of training so far."""
@@ -59,7 +85,7 @@ class Progress:
     def epoch(self, history: list[dict]) -> None:
         """After an epoch's scoring: all rows of the history so far."""
         row = history[-1]
-        tasks = [name.removeprefix("draws_") for name in row if name.startswith("draws_")]
+        tasks = in_order(name.removeprefix("draws_") for name in row if name.startswith("draws_"))
         scores = {name: row[name] for name in (*tasks, "mean", "dev_loss") if name in row}
         if self.bar is not None:
             self.bar.set_postfix({name: f"{value:.3f}" for name, value in scores.items()})
@@ -73,8 +99,11 @@ class Progress:
             )
 
     def _draw(self, history: list[dict], names: list[str]) -> None:
-        """The curve of the scores so far, in the place of the one drawn before."""
-        from IPython.display import display
+        """The curve of the scores so far, in the place of the one drawn before.
+
+        As a picture: a figure is only text to a kernel in which nothing was plotted yet.
+        """
+        from IPython.display import Image, display
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(5, 2.2), layout="constrained")
@@ -83,10 +112,12 @@ class Progress:
             values = [row.get(name, math.nan) for row in history]
             axes.plot([row["epoch"] for row in history], values, marker="o", label=name)
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+        figure.savefig(buffer := io.BytesIO(), format="png")
+        picture = Image(buffer.getvalue())
         if self.curve is None:
-            self.curve = display(figure, display_id=True)
+            self.curve = display(picture, display_id=True)
         else:
-            self.curve.update(figure)
+            self.curve.update(picture)
 
     def end(self, scores: dict[str, float], seconds: float) -> None:
         """After the run, with the stored model's scores."""
@@ -120,16 +151,21 @@ _open: dict[str, Any] = {}
 """The tracker of each run that trains in this process, by the run's id; None where it failed."""
 
 
+def tracker_asked_for() -> str | None:
+    """The tracker that the environment names; raises ConfigurationError for an unknown name."""
+    name = os.environ.get(TRACKER) or None
+    if name is not None and name not in KINDS:
+        raise ConfigurationError(f"{TRACKER}={name[:80]}: unknown tracker{nearest(name, KINDS)}")
+    return name
+
+
 def log_epoch(run: Run, row: dict[str, float]) -> None:
     """Hand one row of the history to the tracker that is asked for, if any; close it after the last epoch.
 
     A tracker that fails is reported once for a run and left alone: training goes on.
-    Raises ConfigurationError for an unknown name.
     """
-    if not (name := os.environ.get(TRACKER)):
+    if (name := tracker_asked_for()) is None:
         return
-    if name not in KINDS:
-        raise ConfigurationError(f"{TRACKER}={name}: expected one of {', '.join(KINDS)}")
     last = row["epoch"] == run.experiment.epochs
     try:
         if run.id not in _open:

@@ -6,25 +6,24 @@ import json
 import os
 import platform
 import shutil
-import subprocess
 import time
-from importlib.metadata import version
+import warnings
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-import psutil
-import torch
+from pydantic import TypeAdapter, ValidationError
 
-from mtlib import fast
 from mtlib.data.cached import file_sha256
-from mtlib.device import join
-from mtlib.errors import CheckpointError, ConfigurationError, MtlibError
+from mtlib.errors import CheckpointError, ConfigurationError
 from mtlib.experiments import FORMAT, Optimisation, read_experiment
-from mtlib.model import MultitaskModel
+from mtlib.tasks import TASKS, Task, learn
 from mtlib.training.checkpoints import CheckpointStore
 from mtlib.training.files import (
     RunLock,
     inside,
+    lives,
     make_folder,
     safe_name,
     storage,
@@ -35,9 +34,13 @@ from mtlib.training.files import (
     write_json,
 )
 
+if TYPE_CHECKING:
+    from mtlib.model import MultitaskModel
+    from mtlib.training.replay import Replayed
+
 STATUS = "status.json"
 STATUSES = ("running", "interrupted", "failed", "complete")
-PACKAGES = ("mtlib", "torch", "transformers", "tokenizers", "accelerate", "numpy", "pandas", "scikit-learn")
+STORED_TASKS = TypeAdapter(tuple[Task, ...])
 
 
 class Run:
@@ -64,7 +67,7 @@ class Run:
             raise CheckpointError(f"{self.path / name}: expected a JSON object, found {type(content).__name__}")
         return content
 
-    def read_frame(self, name: str, **options) -> pd.DataFrame:
+    def read_frame(self, name: str, **options: Any) -> pd.DataFrame:
         """A table of the run; raises CheckpointError when it is missing, cut off or otherwise damaged."""
         try:
             data = self._bytes(name)
@@ -77,7 +80,7 @@ class Run:
         except (ValueError, pd.errors.ParserError) as error:
             raise CheckpointError(f"{self.path / name}: expected a table of a run ({error})") from error
 
-    def _entry(self, name: str, key: str):
+    def _entry(self, name: str, key: str) -> Any:
         content = self.read(name)
         if key not in content:
             raise CheckpointError(f"{self.path / name}: expected the key {key!r}, found {sorted(content)[:20]}")
@@ -102,7 +105,7 @@ class Run:
         status, pid = about.get("status"), about.get("pid")
         if status not in STATUSES or not isinstance(pid, int):
             raise CheckpointError(f"{self.path / STATUS}: expected a status of {', '.join(STATUSES)} and a process id")
-        if status == "running" and about.get("host") == platform.node() and not psutil.pid_exists(pid):
+        if status == "running" and about.get("host") == platform.node() and not lives(pid):
             return "interrupted"
         return status
 
@@ -120,12 +123,22 @@ class Run:
     def experiment(self) -> Optimisation:
         """The experiment, or the pretraining, that was run.
 
-        Raises CheckpointError for a run of another format, ConfigurationError for one whose task, penalty or sampler is
-        not known here: import the module that defines it first.
+        Raises CheckpointError for a run of another format, UnknownKindError for one whose penalty or sampler is not
+        known here: import the module that defines it first. A task that is not known here is as the run says.
         """
         if (version := self.read("config.json").get("format", 1)) != FORMAT:
             raise CheckpointError(f"{self.path / 'config.json'}: expected format {FORMAT}, found {version!r}")
+        self._learn_tasks()
         return read_experiment(self._entry("config.json", "experiment"), str(self.path / "config.json"))
+
+    def _learn_tasks(self) -> None:
+        try:
+            tasks = STORED_TASKS.validate_python(self.read("config.json").get("tasks", []))
+        except (ValidationError, ConfigurationError) as error:
+            raise CheckpointError(f"{self.path / 'config.json'}: tasks: {error}") from error
+        for task in tasks:
+            if task.name not in TASKS:
+                learn(task)
 
     @property
     def corpus(self) -> dict[str, str]:
@@ -171,12 +184,27 @@ class Run:
             raise CheckpointError(f"{self.path / name}: this run has no such predictions")
         return self.read_frame(name, dtype={"id": str}, keep_default_na=False)
 
-    def model(self, seal: str | None = None) -> MultitaskModel:
+    def model(self, seal: str | None = None) -> "MultitaskModel":
         """The stored model, in evaluation mode; raises CheckpointError where a file of it is not as it was stored.
 
         seal: of an unfinished run, what `write_model` returned; of a finished one it is in status.json.
         """
+        from mtlib.device import join
+        from mtlib.model import MultitaskModel  # with transformers, which reading scores does without
+
         return MultitaskModel.from_pretrained(self.path / "model", seal or self.read(STATUS).get("seal")).to(join())
+
+    def at(self, step: int, source: str | Path | None = None, **options: Any) -> "Replayed":
+        """Optimizer step `step` (from 1) once more, with the model as it was: see `mtlib.training.replay.at`."""
+        from mtlib.training.replay import at
+
+        return at(self, step, source, **options)
+
+    def plot(self) -> Any:
+        """Dev scores by epoch, a line a task and one for the mean: a matplotlib figure."""
+        from mtlib.study.plots import learning_curves
+
+        return learning_curves(self)
 
     @property
     def checkpoints(self) -> CheckpointStore:
@@ -202,7 +230,7 @@ class Run:
             make_folder(self.path)
         return RunLock(self.path / "lock")
 
-    def set_status(self, status: str, **details) -> None:
+    def set_status(self, status: str, **details: Any) -> None:
         """Write status.json: the status, this process, and `details`."""
         about = {"status": status, "pid": os.getpid(), "host": platform.node(), "time": time.time(), **details}
         self.write_json(STATUS, about)
@@ -213,7 +241,7 @@ class Run:
         seal: what `write_model` returned for the model that stays.
         """
         paths = [self.path / name for name in ("config.json", "history.csv", "scores.json")]
-        paths += sorted(self.path.glob("predictions/*.csv"))
+        paths += sorted([*self.path.glob("conflicts.csv"), *self.path.glob("predictions/*.csv")])
         files = {str(path.relative_to(self.path)): file_sha256(path) for path in paths}
         self.set_status("complete", step=step, files=files, seal=seal)
         self.forget_checkpoints()
@@ -229,7 +257,7 @@ class Run:
             make_folder(path.parent)
         write_atomic(path, frame.to_csv(index=False, lineterminator="\n").encode())
 
-    def write_model(self, model: MultitaskModel) -> str:
+    def write_model(self, model: "MultitaskModel") -> str:
         """Replace the stored model; its seal. A crash leaves the old, the new, or for an instant none, never half."""
         new, old = self.path / f".tmp-{os.getpid()}-model", self.path / f".tmp-{os.getpid()}-model-old"
         with storage("write", self.path / "model"):
@@ -252,7 +280,9 @@ class RunStore:
 
     def open(self, name: str, identity: str) -> Run:
         """The run of this identity, whatever its name, or the place for a new one called `name`."""
-        for path in sorted(self.folder.glob(f"*-{identity[:8]}")):
+        with storage("read", self.folder):
+            folders = sorted(self.folder.glob(f"*-{identity[:8]}"))
+        for path in folders:
             run = Run(inside(self.folder, path))
             if (path / "config.json").is_file() and run.identity != identity:
                 raise CheckpointError(f"{path}: holds another run with the same first 8 digits; move it away")
@@ -266,9 +296,12 @@ class RunStore:
         """
         safe_name(reference)
         matches = [run for run in self.all() if _named(run, reference)]
-        if len(matches) != 1:
-            known = ", ".join(run.id for run in self.all()) or "none"
-            raise ConfigurationError(f"run {reference!r}: {len(matches)} runs are so called; there are: {known}")
+        if len(matches) > 1:
+            raise ConfigurationError(f"run {reference!r}: so are called: {', '.join(run.id for run in matches)}")
+        if not matches:
+            known = [run.id for run in self.all()]
+            alike = ", ".join([each for each in known if each.startswith(reference)] or known) or "none"
+            raise ConfigurationError(f"run {reference!r}: no run is so called; there are: {alike}")
         return matches[0]
 
     def get(self, reference: str) -> Run:
@@ -279,48 +312,38 @@ class RunStore:
         return run
 
     def all(self) -> list[Run]:
-        """All runs, sorted by id."""
-        return [Run(inside(self.folder, path.parent)) for path in sorted(self.folder.glob("*/config.json"))]
+        """All runs, sorted by id; a link out of the store is left out with a warning, for it hides no other run."""
+        with storage("read", self.folder):
+            try:
+                names = sorted(os.listdir(self.folder))
+            except FileNotFoundError:
+                names = []
+        runs = []
+        for path in (self.folder / name for name in names if _is_run(self.folder / name)):
+            try:
+                runs.append(Run(inside(self.folder, path)))
+            except CheckpointError as error:
+                warnings.warn(f"left out: {error}", stacklevel=2)
+        return runs
 
-    def table(self) -> pd.DataFrame:
-        """One row a run: id, status, corpus, encoder, what it is, seed, epochs, seconds and scores.
+    def table(self, sort: str = "", where: Iterable[tuple[str, str]] = ()) -> pd.DataFrame:
+        """One row a run, filtered and sorted: see `mtlib.training.listing.table`."""
+        from mtlib.training.listing import table
 
-        A run that cannot be read has a row that says why.
-        """
-        return pd.DataFrame([_row(run) for run in self.all()])
+        return table(self, sort, where)
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether the folder holds a configuration, or may hold one that must not be looked at."""
+    try:
+        (folder / "config.json").stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        pass  # its row in a list says why
+    return True
 
 
 def _named(run: Run, reference: str) -> bool:
     name, _, digits = run.id.rpartition("-")
     return reference in (run.id, name) or (len(reference) >= 6 and digits.startswith(reference))
-
-
-def _row(run: Run) -> dict:
-    try:
-        e = run.experiment
-        row = {"run": run.id, "status": run.status, "corpus": run.corpus["title"], "encoder": Path(e.encoder).name}
-        row |= {"what": e.label, "seed": e.seed, "epochs": e.epochs, "steps": e.steps}
-        if run.complete:
-            row |= {"seconds": run.seconds, **run.scores}
-        return row
-    except (MtlibError, KeyError, TypeError) as error:
-        return {"run": run.id, "status": f"cannot be read: {str(error).splitlines()[0][:200]}"}
-
-
-def environment(device: torch.device, precision: str, world_size: int = 1) -> dict[str, object]:
-    """What a result may depend on besides its configuration: versions, device, threads, processes, commit."""
-    commit = subprocess.run(
-        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    )
-    return {
-        "python": platform.python_version(),
-        **{name: version(name) for name in PACKAGES},
-        "device": device.type,
-        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor(),
-        "precision": precision,
-        "fast": fast.enabled(device),
-        "threads": torch.get_num_threads(),
-        "world_size": world_size,
-        "system": platform.platform(),
-        "commit": commit.stdout.strip() or None,
-    }

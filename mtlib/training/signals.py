@@ -2,8 +2,16 @@
 
 import signal
 import threading
+from typing import Any, cast
 
 CAUGHT = (signal.SIGTERM, signal.SIGINT)
+
+
+class Stopped(KeyboardInterrupt):
+    """A training that its user stopped in a notebook: IPython shows the message, and no traceback."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [str(self)]
 
 
 class Interruption:
@@ -20,7 +28,7 @@ class Interruption:
     in any other thread this context changes nothing. Not for nesting.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.signal: int | None = None
         self._before: dict[int, object] = {}
 
@@ -38,14 +46,14 @@ class Interruption:
             self._before = {number: signal.signal(number, self._note) for number in CAUGHT}
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self._restore()
 
-    def _note(self, number: int, _frame) -> None:
+    def _note(self, number: int, _frame: object) -> None:
         self.signal = number
         self._restore()
 
     def _restore(self) -> None:
         while self._before:
             number, handler = self._before.popitem()
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+            signal.signal(number, cast(Any, handler) if handler is not None else signal.SIG_DFL)

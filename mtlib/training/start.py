@@ -1,13 +1,17 @@
 """The weights a run starts from, which are part of its identity, and when a continued run is bit-identical."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
+from mtlib.data.corpus import Corpus
+from mtlib.data.phrases import with_phrases
 from mtlib.device import Device, Precision
 from mtlib.encoders import find_encoder
 from mtlib.errors import CheckpointError, MissingRunError
 from mtlib.experiments import FORMAT, NAMING, Optimisation
+from mtlib.identity import sha256
 from mtlib.model import MultitaskModel
 from mtlib.tasks import TASKS
 from mtlib.training.runs import Run, RunStore
@@ -20,22 +24,26 @@ class Start:
     """The weights that `experiment` starts from on `corpus`: an encoder as it is found, or another run's.
 
     Of the corpus it sees only the tasks that it and its ancestors train on: a run is the same whatever lies beside
-    them. The other run is that of `experiment.start_from` on the same corpus; it need not be finished before `model` is
-    called.
+    them. Phrases belong to it where the experiment draws them. The other run is that of `experiment.start_from` on the
+    same corpus; it need not be finished before `model` is called.
     Raises DataError for a corpus without one of the tasks.
     """
 
-    def __init__(self, experiment: Optimisation, corpus, store: RunStore):
+    def __init__(self, experiment: Optimisation, corpus: Corpus, store: RunStore) -> None:
         self.experiment, self.store = experiment, store
         trained = [name for each in (experiment, *experiment.ancestors()) for name in each.task_names]
-        self.corpus = corpus.only(list(dict.fromkeys(trained)))
+        self.plain = corpus.only(list(dict.fromkeys(trained)))
+        self.corpus = with_phrases(self.plain) if getattr(experiment, "phrases", 0) else self.plain
+        self.parent: Start | None = None
         if experiment.start_from is not None:
             self.parent = Start(experiment.start_from, corpus, store)
             self.fingerprint = self.parent.identity
         else:
-            self.parent = None
             self.encoder = find_encoder(experiment.encoder, experiment.encoder_revision, experiment.seed)
             self.fingerprint = self.encoder.fingerprint
+        self.teachers = [Start(teacher, corpus, store) for teacher in getattr(experiment, "teachers", ())]
+        if self.teachers:
+            self.fingerprint = sha256([self.fingerprint, *(teacher.identity for teacher in self.teachers)])
 
     @property
     def identity(self) -> str:
@@ -53,7 +61,7 @@ class Start:
         return run
 
     def described(self) -> dict:
-        """What config.json holds of the run: format, identity, start weights, corpus and experiment."""
+        """What config.json holds of the run: format, identity, start weights, corpus, tasks and experiment."""
         corpus = self.corpus
         return {
             "format": FORMAT,
@@ -65,8 +73,9 @@ class Start:
                 "source": corpus.source,
                 "title": corpus.title,
                 "tasks": list(corpus),
-                "fingerprint": corpus.fingerprint,
+                "fingerprint": self.plain.fingerprint,
             },
+            "tasks": [asdict(task) for task in corpus.tasks],
             "experiment": self.experiment.model_dump(mode="json"),
         }
 
@@ -75,7 +84,7 @@ class Start:
 
         Raises MissingRunError where the run that it starts from is not finished.
         """
-        stored = self._parent_model() if self.parent else None
+        stored = self._parent_model() if self.parent is not None else None
         encoder, tokenizer = (stored.encoder, stored.tokenizer) if stored else self.encoder.load()
         model = MultitaskModel(
             encoder,
@@ -87,18 +96,19 @@ class Start:
             seed=self.experiment.seed,
         )
         for task in stored.tasks if stored else ():
-            if task in model.tasks:
+            if stored and task in model.tasks:
                 model.heads[task.name].load_state_dict(stored.heads[task.name].state_dict())
         return model
 
     def _parent_model(self) -> MultitaskModel:
+        assert self.parent is not None, "called for a run that starts from another"
         run = self.parent.run()
         if not run.complete:
             raise MissingRunError(f"{run.path}: expected a finished run to start from, found status {run.status!r}")
         return run.model()
 
 
-def find(experiment: Optimisation, corpus, results: Path | str = "results") -> Run:
+def find(experiment: Optimisation, corpus: Corpus, results: Path | str = "results") -> Run:
     """The run of `experiment` (or of a pretraining) on `corpus`, finished or not (see its status). Trains nothing."""
     return Start(experiment, corpus, RunStore(results)).run()
 
@@ -132,8 +142,11 @@ def elsewhere(run: Run, precision: Precision) -> str:
 
 
 def _expect_same(run: Run, about: dict) -> None:
+    known = type(run.experiment)().model_dump(mode="json")  # what fields that are newer than the run would have said
     configs = (about, run.read("config.json"))
-    expected, stored = ({**config.get("experiment", {}), "weights": config.get("weights")} for config in configs)
+    expected, stored = (
+        {**known, **config.get("experiment", {}), "weights": config.get("weights")} for config in configs
+    )
     keys = [key for key in {**expected, **stored} if key not in NAMING and expected.get(key) != stored.get(key)]
     if keys:
         listed = "; ".join(f"{key}: expected {expected.get(key)!r}, found {stored.get(key)!r}" for key in keys)

@@ -10,7 +10,7 @@ import nbformat
 import pandas as pd
 
 from mtlib.errors import StorageError
-from mtlib.training.files import make_folder, storage
+from mtlib.training.files import make_folder, storage, write_atomic
 from mtlib.workbook.notebooks import stage_status
 
 
@@ -42,6 +42,27 @@ def page(table: Path) -> str:
     body = pd.read_csv(table, keep_default_na=False).to_html(index=False, border=0, float_format="{:.4g}".format)
     style = "body{font:14px sans-serif} td,th{padding:2px 8px;text-align:left} tr:nth-child(even){background:#f3f3f3}"
     return f'<!DOCTYPE html><meta charset="utf-8"><style>{style}</style><h3>{html.escape(table.stem)}</h3>{body}'
+
+
+HEADLINE = "method_differences"
+"""The figure that a report opens on, if it is there; else it is the first one."""
+
+OPENING = """<script>(function open() {
+    if (typeof app === "undefined" || !app) return setTimeout(open, 50);
+    const paths = Object.keys(results).sort();
+    const isImage = path => results[path].mime_type === "image/png";
+    const path = paths.find(each => each.includes("HEADLINE") && isImage(each)) || paths.find(isImage) || paths[0];
+    if (path) app.setView({content: isImage(path) ? "img" : "html", contentPath: results[path].data_uri});
+})();</script>
+"""
+
+
+def open_on_results(report: Path) -> None:
+    """Have Snakemake's page show a figure when it is opened, not the graph of its rules."""
+    with storage("write", report):
+        whole, end = report.read_text(encoding="utf-8"), "</body>"
+        page, _, rest = whole.rpartition(end)
+        write_atomic(report, (page + OPENING.replace("HEADLINE", HEADLINE) + end + rest).encode())
 
 
 def provenance(executed: str | Path, markers: Iterable[str | Path], results: str | Path) -> str:

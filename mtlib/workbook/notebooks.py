@@ -23,10 +23,11 @@ from typing import Any
 
 import psutil
 
+from mtlib.checking import nearest
 from mtlib.errors import ConfigurationError, StageError
-from mtlib.experiments import nearest
+from mtlib.extensions import import_inherited
 from mtlib.presets import label, preset, project_root
-from mtlib.training.files import RunLock, make_folder, storage, write_json
+from mtlib.training.files import RunLock, lives, make_folder, storage, write_json
 from mtlib.workbook.parameters import Parameter, check_values, load_notebook, parameters_of, values_at
 from mtlib.workbook.processes import end_with
 
@@ -109,7 +110,9 @@ def stage_status(executed: Path) -> dict[str, Any]:
     return status
 
 
-def _run(notebook, stem: str, parameters: dict, folder: Path, root: Path, timeout, places: dict[str, str]) -> Path:
+def _run(
+    notebook: Any, stem: str, parameters: dict, folder: Path, root: Path, timeout: float | None, places: dict[str, str]
+) -> Path:
     running, failed, complete = (folder / f"{stem}{end}.ipynb" for end in (".running", ".failed", ""))
     for leftover in (running, failed):
         leftover.unlink(missing_ok=True)
@@ -117,7 +120,7 @@ def _run(notebook, stem: str, parameters: dict, folder: Path, root: Path, timeou
     status |= {"begun": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "parameters": parameters}
     clock = time.monotonic()
 
-    def record(**news):
+    def record(**news: Any) -> None:
         status.update(news)
         write_json(complete.with_suffix(".status.json"), status)
 
@@ -142,13 +145,21 @@ def _run(notebook, stem: str, parameters: dict, folder: Path, root: Path, timeou
 def _environment() -> dict[str, object]:
     """What an executed notebook may depend on: versions, system and commit."""
     from mtlib.device import Device
-    from mtlib.training.runs import environment
+    from mtlib.training.environment import environment
 
     device = Device()
     return environment(device.device, device.precision)
 
 
-def _execute(notebook, output: Path, parameters: dict, root: Path, timeout, progress: "_Progress", places: dict):
+def _execute(
+    notebook: Any,
+    output: Path,
+    parameters: dict,
+    root: Path,
+    timeout: float | None,
+    progress: "_Progress",
+    places: dict,
+) -> None:
     """Run all cells, writing `output` as they finish; raises unless the sentinel behind the last cell answered."""
     import nbformat
     import papermill
@@ -168,6 +179,7 @@ def _execute(notebook, output: Path, parameters: dict, root: Path, timeout, prog
                 progress_bar=False,
                 stdout_file=progress,
                 stderr_file=progress,
+                start_timeout=300,  # seconds: a busy machine is no fault
                 execution_timeout=timeout,
                 kernel_manager_class=_kernel_manager(Path(sockets), places),
                 on_cell_start=progress.start,
@@ -206,7 +218,7 @@ class _Progress:
     def __init__(self, stem: str, cells: int):
         self.stem, self.cells, self.cell, self.line = stem, cells, 0, ""
 
-    def start(self, cell, cell_index: int) -> None:
+    def start(self, cell: Any, cell_index: int) -> None:
         """nbclient's hook before each cell; headings become lines of progress."""
         if cell.cell_type == "code" and "injected-parameters" not in cell.metadata.get("tags", []):
             self.cell = min(self.cell + 1, self.cells)
@@ -230,7 +242,7 @@ def _terminable() -> Iterator[None]:
         yield
         return
 
-    def leave(number, frame):
+    def leave(number: int, frame: object) -> None:
         raise SystemExit(128 + number)
 
     before = signal.signal(signal.SIGTERM, leave)
@@ -247,11 +259,11 @@ def _kernel_manager(folder: Path, places: dict[str, str]) -> type:
 
     It talks over sockets in `folder`, so kernels started at the same time cannot take each other's ports.
     """
-    from jupyter_client import AsyncKernelManager
     from jupyter_client.kernelspec import KernelSpec
+    from jupyter_client.manager import AsyncKernelManager
 
     class ThisInterpreter(AsyncKernelManager):
-        def __init__(self, **settings):
+        def __init__(self, **settings: Any) -> None:
             transport = "tcp" if sys.platform == "win32" else "ipc"
             super().__init__(connection_file=str(folder / "kernel.json"), transport=transport, **settings)
 
@@ -269,6 +281,7 @@ def _launch_kernel() -> None:
     end_with(int(os.environ.get("JPY_PARENT_PID", os.getppid())), signal.SIGKILL)
     from ipykernel.kernelapp import launch_new_instance
 
+    import_inherited()
     os.environ.setdefault("MTLIB_PROGRESS", "lines")
     launch_new_instance()
 
@@ -276,7 +289,7 @@ def _launch_kernel() -> None:
 def _started(pid: int) -> float | None:
     """When process `pid` started, or None when there is none."""
     try:
-        return psutil.Process(pid).create_time()
+        return psutil.Process(pid).create_time() if lives(pid) else None
     except psutil.NoSuchProcess:
         return None
 

@@ -8,15 +8,17 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import UnionType
+from types import GenericAlias
 from typing import Any
 
 import yaml
+from nbformat import NotebookNode
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from mtlib.checking import shortened
 from mtlib.errors import ConfigurationError
-from mtlib.experiments import shortened
-from mtlib.presets import NOT_YAML, PlainLoader, Preset
+from mtlib.presets import Preset
+from mtlib.yaml_files import NOT_YAML, PlainLoader
 
 SCALARS = {"str": str, "int": int, "float": float, "bool": bool}
 STRICT = ConfigDict(strict=True, allow_inf_nan=False)
@@ -75,7 +77,7 @@ _Yaml.add_implicit_resolver(
 )
 
 
-def load_notebook(path: Path):
+def load_notebook(path: Path) -> NotebookNode:
     """The notebook in a file; raises ConfigurationError for anything else."""
     import nbformat
 
@@ -93,12 +95,12 @@ def load_notebook(path: Path):
         raise ConfigurationError(f"{path}: not a notebook ({type(error).__name__})") from None
 
 
-def tagged(notebook, tag: str) -> list:
+def tagged(notebook: NotebookNode, tag: str) -> list:
     """The code cells with that tag."""
     return [cell for cell in notebook.cells if cell.cell_type == "code" and tag in cell.metadata.get("tags", [])]
 
 
-def parameters_of(notebook, name: str) -> dict[str, Parameter]:
+def parameters_of(notebook: NotebookNode, name: str) -> dict[str, Parameter]:
     """The typed parameters of a notebook called `name`, by name.
 
     Raises ConfigurationError when it has not exactly one cell tagged `parameters`, or a line of that cell is not
@@ -157,7 +159,7 @@ def check_values(values: Mapping[str, Any], known: Mapping[str, Parameter], stag
     return {name: known[name].check(value, stage) for name, value in values.items()}
 
 
-def _type(node: ast.expr) -> type | UnionType:
+def _type(node: ast.expr) -> Any:
     """The type that an annotation names, read without running it. Raises ValueError for any other."""
     match node:
         case ast.Name(id=name) if name in SCALARS:
@@ -167,7 +169,7 @@ def _type(node: ast.expr) -> type | UnionType:
         case ast.Name(id="dict"):
             return dict
         case ast.Subscript(value=ast.Name(id="list"), slice=inner):
-            return list[_type(inner)]
+            return GenericAlias(list, _type(inner))
         case ast.Subscript(value=ast.Name(id="dict"), slice=ast.Tuple(elts=[key, inner])):
-            return dict[_type(key), _type(inner)]
+            return GenericAlias(dict, (_type(key), _type(inner)))
     raise ValueError(ast.unparse(node))

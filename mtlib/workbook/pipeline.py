@@ -13,14 +13,20 @@ from pathlib import Path
 
 import psutil
 
+from mtlib.checking import nearest
 from mtlib.data.corpus import TITLES, load_corpus
 from mtlib.errors import ConfigurationError, LockedError
-from mtlib.experiments import nearest
-from mtlib.training.files import RunLock, sweep, write_json
+from mtlib.training.files import RunLock, lives, make_folder, storage, sweep, write_json
+from mtlib.training.progress import say, tracker_asked_for
+from mtlib.workbook.gallery import open_on_results
 from mtlib.workbook.plan import Plan
 from mtlib.workbook.processes import SCHEDULER
+from mtlib.workbook.watch import EVENTS, Watch
 
 DRY = ("--dry-run", "--quiet", "host")
+LOOK = 0.5
+"""Seconds between two looks at what a pipeline does."""
+
 PATIENCE = 120.0
 """Seconds that jobs of a killed pipeline have to save and end."""
 
@@ -38,6 +44,7 @@ def prepare(goal: str, plan: Plan, results: str | Path, figures: str | Path, aga
     goes on after a crash.
     Raises LockedError when a pipeline runs here, or was killed here and is not resumed; what reading the corpus raises.
     """
+    tracker_asked_for()
     if goal != "plan":
         require_alone(again, goal == "resume")
     if goal == "resume":
@@ -77,14 +84,33 @@ def snakemake(goal: str, plan: Path, jobs: int, threads: int, *more: str, profil
         else:
             print("\n".join(planned(done.stdout)) or "nothing to be done")
         return done.returncode
-    sys.stdout.flush()
     targets = [*(["gallery"] if goal == "report" else []), *more]
-    with subprocess.Popen([*command, *targets, *config], env=environment) as process:
-        code = _awaited(process)
-    if code or goal != "report":
-        return code
     page = Path(about["results"]) / "report.html"
-    return subprocess.run([*command, *targets, "--report", str(page), *config], env=environment).returncode
+    events, printed = _logs(about["name"])
+    with open(printed, "ab" if goal == "resume" else "wb") as log:
+        watch = Watch(about, events, printed)
+        watched = environment | {EVENTS: str(events.absolute())}
+        with subprocess.Popen([*command, *targets, *config], env=watched, stdout=log, stderr=log) as process:
+            code = _awaited(process, watch)
+        if goal == "report" and not code:
+            drawing = [*command, *targets, "--report", str(page), *config]
+            code = subprocess.run(drawing, env=environment, stdout=log, stderr=log).returncode
+    if goal == "report" and not code:
+        open_on_results(page)
+    watch.end(code)
+    if goal == "report" and not code:
+        say(f"  report     {page}")
+    return code
+
+
+def _logs(name: str) -> tuple[Path, Path]:
+    """Where a plan's events and all that its scheduler and jobs print go: not below results, whose disk may be full."""
+    folder = Path(".snakemake/log")
+    with storage("create", folder):
+        make_folder(folder)
+        events = folder / f"{name}.events"
+        events.unlink(missing_ok=True)
+    return events, folder / f"{name}.log"
 
 
 def cores_of_a_job(corpus: str) -> int:
@@ -104,22 +130,42 @@ def require_project(profile: str = "default") -> None:
         raise ConfigurationError(f"unknown profile {profile!r}{nearest(profile, known)}")
 
 
+REASONS = {
+    "Missing output files": "not there yet",
+    "Input files updated by another job": "its runs are trained first",
+    "Updated input files": "notebook or runs are newer",
+    "Set of input files has changed": "it shows other runs",
+    "Params have changed": "parameters, data or library changed",
+    "Code has changed": "the job's command changed",
+    "Forced": "asked for",
+}
+"""Snakemake's reasons, and how a plan says them."""
+
+
 def planned(text: str) -> Iterator[str]:
-    """A line for each job of a dry run's output: its name, and why it would run."""
+    """A line for each job of a dry run's output, its name and why it would run; and one that counts them."""
+    counts = {"trains": 0, "executes": 0}
     for job in re.split(r"^(?:local)?rule ", text, flags=re.MULTILINE)[1:]:
         rule, notes = job.partition(":")[0], dict(re.findall(r"^    (reason|wildcards): (.*)$", job, re.MULTILINE))
         if rule not in ("all", "collect", "gallery"):
-            reason = re.sub(r": \S.*", "", notes.get("reason", ""))
             kind, _, name = rule.partition("_")
-            yield f"{name:40} {'trains' if kind == 'train' else 'executes'}; {reason}"
+            verb = "trains" if kind == "train" else "executes"
+            counts[verb] += 1
+            reasons = [said for reason, said in REASONS.items() if reason in notes.get("reason", "")]
+            yield f"{name:40} {verb:8}; {', '.join(reasons) or notes.get('reason', '')[:60]}"
+    if any(counts.values()):
+        yield f"in all: {counts['trains']} jobs that train, {counts['executes']} notebooks"
 
 
-def _awaited(process: subprocess.Popen) -> int:
-    """Its exit code; Ctrl-C reaches it and its jobs by itself, SIGTERM is handed on to both: it would wait for them."""
+def _awaited(process: subprocess.Popen, watch: Watch) -> int:
+    """Its exit code, watched until then.
+
+    Ctrl-C reaches it and its jobs by itself, SIGTERM is handed on to both: it would wait for them.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     received: list[int] = []
 
-    def hand_on(number, frame):
+    def hand_on(number: int, frame: object) -> None:
         received.append(number)
         process.send_signal(number)
         for job, scheduler in _jobs():
@@ -127,7 +173,11 @@ def _awaited(process: subprocess.Popen) -> int:
                 job.send_signal(number)
 
     signal.signal(signal.SIGTERM, hand_on)
-    code = process.wait()
+    while process.poll() is None:
+        watch.look()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(LOOK)
+    code = process.returncode
     return 128 + received[0] if received and code else code
 
 
@@ -188,7 +238,7 @@ def _mark_interrupted(file: Path) -> bool:
     """Mark a status file "interrupted" if it says "running" but its process is gone; whether it was marked."""
     about = _read(file)
     here, pid = about.get("host") == os.uname().nodename, about.get("pid")
-    if about.get("status") != "running" or not here or not isinstance(pid, int) or psutil.pid_exists(pid):
+    if about.get("status") != "running" or not here or not isinstance(pid, int) or lives(pid):
         return False
     write_json(file, about | {"status": "interrupted"})
     return True
@@ -196,7 +246,7 @@ def _mark_interrupted(file: Path) -> bool:
 
 def _orphans() -> list[psutil.Process]:
     """Jobs of this folder whose scheduler is gone."""
-    return [job for job, scheduler in _jobs() if not psutil.pid_exists(scheduler)]
+    return [job for job, scheduler in _jobs() if not lives(scheduler)]
 
 
 def _jobs() -> Iterator[tuple[psutil.Process, int]]:

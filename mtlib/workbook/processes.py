@@ -23,7 +23,7 @@ def end_with(parent: int, number: int) -> None:
 
     once = iter([number])
 
-    def hand_on(*_):
+    def hand_on(*_: object) -> None:
         for signum in once:  # taken from the iterator by the first call, even when the second interrupts that one
             os.kill(os.getpid(), signum)
 

@@ -3,7 +3,7 @@
 import itertools
 import math
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,9 +11,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 from pydantic import Field, model_validator
 
-from mtlib.experiments import Experiment, Seed, Strict, checked, nearest, shortened
-from mtlib.presets import experiment, read_yaml
+from mtlib.checking import Strict, checked, nearest, shortened
+from mtlib.experiments import Experiment, Seed
+from mtlib.presets import dotted, experiment
 from mtlib.study.plots import COLUMN_WIDTH, PALETTE, use_style
+from mtlib.yaml_files import read_yaml
 
 LARGEST = 10_000
 """Runs of the largest sweep."""
@@ -48,24 +50,24 @@ class Sweep(Strict):
     grid: Annotated[dict[str, Annotated[list[Any], Field(min_length=1)] | Range], Field(min_length=1)]
 
     @model_validator(mode="after")
-    def _known_keys(self):
+    def _known_keys(self) -> Self:
         for key in self.grid:
-            first, _, entry = key.partition(".")
-            if first in ("seed", "name") or not entry and first not in Experiment.model_fields:
+            first, dot, entry = key.partition(".")
+            if first in ("seed", "name") or not entry and (dot or first not in Experiment.model_fields):
                 raise ValueError(f"grid: {key!r} is no field to vary{nearest(key, Experiment.model_fields)}")
             if entry and first != "sampler" and first not in self.kinds:
                 raise ValueError(f"grid: {key!r}: `experiment` has no penalty {first!r}, found {sorted(self.kinds)}")
         return self
 
     @model_validator(mode="after")
-    def _once(self):
+    def _once(self) -> Self:
         for key, values in {"seeds": self.seeds, **self.grid}.items():
             if isinstance(values, list) and any(value in values[:place] for place, value in enumerate(values)):
                 raise ValueError(f"{key}: a value occurs twice in {shortened(values)}")
         return self
 
     @model_validator(mode="after")
-    def _not_too_many(self):
+    def _not_too_many(self) -> Self:
         sizes = [each.points if isinstance(each, Range) else len(each) for each in self.grid.values()]
         if (number := math.prod(sizes) * len(self.seeds)) > LARGEST:
             raise ValueError(f"grid: expected at most {LARGEST} runs, found {shortened(number)}")
@@ -98,17 +100,7 @@ class Sweep(Strict):
         }
 
     def _fields(self, chosen: dict[str, Any]) -> dict[str, Any]:
-        fields: dict[str, Any] = dict(experiment(self.preset, **self.experiment))
-        for key, value in chosen.items():
-            first, _, entry = key.partition(".")
-            if not entry:
-                fields[key] = value
-            elif first == "sampler":
-                fields["sampler"] = fields["sampler"].model_dump() | {entry: value}
-            else:
-                dumped = [penalty.model_dump() for penalty in fields["penalties"]]
-                fields["penalties"] = [each | {entry: value} if each["kind"] == first else each for each in dumped]
-        return fields
+        return dotted(dict(experiment(self.preset, **self.experiment)), chosen)
 
 
 def read(path: str) -> Sweep:

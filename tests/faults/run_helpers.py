@@ -27,6 +27,7 @@ from mtlib.device import Device
 from mtlib.encoders import find_encoder
 from mtlib.experiments import Optimisation
 from mtlib.randomness import seeded
+from mtlib.study import model_card  # noqa: F401  (so that no forked child has to import it)
 from mtlib.training import fit as fitting
 from mtlib.training import loop
 from mtlib.training.distributed import Ranks
@@ -34,8 +35,8 @@ from mtlib.training.optimization import fingerprint, gathered
 from mtlib.training.runs import Run, RunStore
 from mtlib.training.start import Start
 
-CHANGING = ("status.json", "environment.json", "lock", "lock.holder")
-"""Files of a run that say when and where it ran."""
+CHANGING = ("status.json", "environment.json", "lock", "lock.holder", "README.md")
+"""Files of a run that say when and where it ran, its model card among them."""
 
 CORPUS = made_up_corpus(rows=24)
 KEPT = tempfile.TemporaryDirectory(prefix="tiny-encoder-")
@@ -134,7 +135,7 @@ class Tiny:
 
 def digest(training) -> str:
     """SHA-256 of weights, optimizer moments, teachers and everything noted of a run in training."""
-    tensors = gathered(training.model, training.optimizer, training.penalties)
+    tensors = gathered(training.model, training.optimizer, training.stateful)
     result = hashlib.sha256(fingerprint(tensors).encode())
     noted = {name: getattr(training, name) for name in loop.NOTED}
     result.update(json.dumps([training.done, noted], sort_keys=True).encode())
@@ -215,4 +216,4 @@ def fresh(experiment: Tiny) -> dict[str, torch.Tensor]:
         training = loop.Training(start, run, "none", 1.0, False, Ranks())
         with run.lock():
             training.prepare()
-    return gathered(training.model, training.optimizer, training.penalties)
+    return gathered(training.model, training.optimizer, training.stateful)

@@ -11,9 +11,11 @@ from store_helpers import JSON
 from typer.testing import CliRunner
 
 import mtlib
-from mtlib import cli
+from mtlib.checking import checked
+from mtlib.cli import app
+from mtlib.cli.training import changed
 from mtlib.errors import ConfigurationError
-from mtlib.experiments import Experiment, Pretraining, checked
+from mtlib.experiments import Experiment, Pretraining
 from mtlib.presets import Preset, preset
 from mtlib.study.study import Study
 from mtlib.workbook import sweeps
@@ -206,13 +208,12 @@ TEXTS = st.sampled_from(
 def test_any_text_of_set_is_taken_or_refused(tmp_path_factory, changes):
     results = tmp_path_factory.getbasetemp() / "no-runs"
     try:
-        made = cli.changed("smoke", [f"{key}={text}" for key, text in changes.items()], results)
+        made = changed("smoke", [f"{key}={text}" for key, text in changes.items()], results)
     except ConfigurationError as error:
         assert len(str(error)) < 4000
     else:
-        assert len(made.digest) == 64 and made == mtlib.experiment(
-            "smoke", **{key: parse_scalar(text) for key, text in changes.items()}
-        )
+        asked = mtlib.experiment("smoke", **{key: parse_scalar(text) for key, text in changes.items()})
+        assert len(made.digest) == 64 and made.but(name=asked.name) == asked
 
 
 @pytest.mark.parametrize(
@@ -224,7 +225,7 @@ def test_any_text_of_set_is_taken_or_refused(tmp_path_factory, changes):
 )
 def test_the_command_refuses_in_one_message_and_trains_nothing(tmp_path, arguments):
     preset_given = [] if arguments[0] in ("--resume", "--preset") else ["--preset", "smoke"]
-    done = CliRunner().invoke(cli.app, ["train", *preset_given, *arguments, "--results", str(tmp_path / "results")])
+    done = CliRunner().invoke(app, ["train", *preset_given, *arguments, "--results", str(tmp_path / "results")])
     assert done.exit_code == 64, done.output
     assert done.output.startswith("mtlib: ") and len(done.output) < 4000 and done.output.count("\n") <= 2
     assert not list(tmp_path.iterdir())
@@ -234,7 +235,7 @@ def test_the_command_refuses_in_one_message_and_trains_nothing(tmp_path, argumen
 @pytest.mark.parametrize("reference", ["x" * 300, "x" * 5000, "a\0b", "../..", "", "/etc", "."])
 def test_no_reference_to_a_run_is_more_than_one_message(tmp_path, monkeypatch, command, reference):
     monkeypatch.chdir(tmp_path)
-    done = CliRunner().invoke(cli.app, [command, reference])
+    done = CliRunner().invoke(app, [command, reference])
     assert done.exit_code == 64 and done.output.startswith("mtlib: run ") and len(done.output) < 1000
     assert not list(tmp_path.iterdir())
 

@@ -132,6 +132,20 @@ def test_penalties_of_two_processes_are_those_of_one(tmp_path, penalty):
     np.testing.assert_allclose(two.history[logged], one.history[logged], rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize(("batch_size", "aggregate"), [(5, "sum"), (4, "upgrad"), (7, "famo")])
+def test_joint_steps_of_two_processes_are_those_of_one(tmp_path, batch_size, aggregate):
+    penalties = [mtlib.Smart(weight=1.0, mode="ball"), mtlib.Bregman(weight=1.0, decay=0.9)]
+    joint = {"step": "joint", "sampler": "annealed", "batch_size": batch_size, "penalties": penalties}
+    joint["aggregate"] = aggregate
+    experiment = uneven(epochs=2, steps_per_epoch=5, schedule="constant", **joint)
+    assert both(experiment, tmp_path / "two") == [0, 0] and experiment.child(tmp_path / "one") == 0
+    (two,), (one,) = RunStore(tmp_path / "two").all(), RunStore(tmp_path / "one").all()
+    for (name, a), (_, b) in zip(two.model().named_parameters(), one.model().named_parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=2e-6, msg=name)
+    same = one.history.columns.difference(["seconds"])
+    np.testing.assert_allclose(two.history[same], one.history[same], rtol=1e-3, atol=1e-5)
+
+
 def test_processes_send_no_pickles(tmp_path):
     def forbid(patch):
         for name in ("all_gather_object", "gather_object", "broadcast_object_list", "scatter_object_list"):
@@ -147,7 +161,7 @@ def test_accelerate_starts_two_processes_on_a_cpu(tmp_path):
     command = "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no -m mtlib train"
     documented = (Path(__file__).parents[2] / "docs" / "cluster.md").read_text()
     assert command in " ".join(documented.replace("\\\n", "").split())
-    options = ["--preset", "smoke", "--set", "epochs=1", "--set", "steps=2", "--results", str(tmp_path)]
+    options = ["--preset", "smoke", "--set", "epochs=1", "--set", "steps_per_epoch=2", "--results", str(tmp_path)]
     launch = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", *command.split(), *options]
     clean = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
     subprocess.run(launch, env=clean, check=True, capture_output=True, timeout=240)

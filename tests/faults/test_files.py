@@ -16,6 +16,7 @@ from store_helpers import JSON, fork, leftovers, on_each_call
 from mtlib.errors import CheckpointError, ConfigurationError, StorageError
 from mtlib.training import files
 from mtlib.training.checkpoints import inside, safe_name, sweep, write_atomic, write_json
+from mtlib.training.runs import RunStore
 
 # Names and links
 
@@ -217,7 +218,31 @@ def test_json_keeps_order_and_names_non_finite_numbers(tmp_path):
     assert os.listdir(tmp_path) == ["a.json"]
 
 
-def test_import_is_light():
-    code = "import sys, mtlib.training.checkpoints; print(*{'transformers', 'pandas', 'sklearn'} & set(sys.modules))"
+HEAVY = {"transformers", "accelerate", "sklearn", "scipy", "matplotlib", "datasets", "snakemake", "nbformat", "IPython"}
+
+
+@pytest.mark.parametrize(
+    ("imported", "unwanted"),
+    [
+        ("mtlib", HEAVY | {"torch", "numpy", "pandas", "pydantic"}),
+        ("mtlib.training.checkpoints", HEAVY | {"pandas"}),
+        ("mtlib.training.runs", HEAVY),
+        ("mtlib.cli.app", HEAVY | {"torch", "pandas"}),
+    ],
+)
+def test_import_is_light(imported, unwanted):
+    """What a start does without: scores are read without the libraries that models, figures and pipelines need."""
+    code = f"import sys, {imported}; print(*{unwanted} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.split() == []
+
+
+@pytest.mark.parametrize("pid", [10**12, 2**31, 0, -1, 2**22 + 1])
+def test_a_run_of_a_process_that_cannot_be_is_interrupted(tmp_path, pid):
+    run = RunStore(tmp_path).open("x", "0" * 64)
+    run.path.mkdir(parents=True)
+    run.set_status("running", step=0)
+    assert run.status == "running"
+    status = run.path / "status.json"
+    status.write_text(json.dumps(json.loads(status.read_text()) | {"pid": pid}))
+    assert run.status == "interrupted"

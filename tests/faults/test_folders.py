@@ -21,7 +21,8 @@ from test_foreign import Bomb
 from mtlib import folders
 from mtlib.encoders import find_encoder, load_folder
 from mtlib.errors import CheckpointError, ConfigurationError, MtlibError, StorageError
-from mtlib.model import MultitaskModel, stored_seal
+from mtlib.model import MultitaskModel
+from mtlib.storage import stored_seal
 from mtlib.tasks import QQP, SST, STS
 
 
@@ -383,7 +384,7 @@ def test_a_malformed_multitask_json_is_refused(model, content):
 
 
 def test_every_file_of_a_model_may_be_read_by_whom_its_folder_lets_in(model):
-    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in model.iterdir()}
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in model.rglob("*") if path.is_file()}
     assert len(set(modes.values())) == 1 and modes["model.safetensors"] == 0o666 & ~umask()
 
 

@@ -1,0 +1,206 @@
+"""Tasks and corpora from tables of one's own: labels as words or numbers; ids and splits made where there are none."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mtlib.data.corpus import SPLITS, TEXTS, Corpus, Splits
+from mtlib.data.leakage import keys
+from mtlib.data.tsv import NUMBER, Fault, make_frame, parse_label, raise_faults, unfit_id
+from mtlib.errors import ConfigurationError
+from mtlib.randomness import derive
+from mtlib.tasks import Kind, Task, learn
+
+MOST_CLASSES = 200
+"""Different words beyond which a column is no label."""
+
+MOST_NUMBERS = 20
+"""Different whole numbers beyond which they are a scale and no classes."""
+
+SHARES = (0.8, 0.1, 0.1)
+"""Of train, dev and test, where one table is split."""
+
+
+def own_task(
+    name: str,
+    table: pd.DataFrame,
+    text: str | Sequence[str],
+    label: str,
+    *,
+    kind: Kind | None = None,
+    names: Sequence[str] = (),
+    title: str = "",
+    licence: str = "",
+    citation: str = "",
+) -> Task:
+    """The task of predicting a table's column `label` from its column `text`, or from two; it is known from then on.
+
+    kind: without it, numbers that are not whole, or of more than 20 different values, are a regression on the scale
+    from the smallest to the largest; two different labels are binary, up to 200 classes.
+    names: the classes, in order; without them, the different labels in the order of the alphabet, or of their numbers.
+    title, licence, citation: as of `Task`.
+    Raises ConfigurationError for columns that are not there and for labels that make no task.
+    """
+    columns = (text,) if isinstance(text, str) else tuple(text)
+    if missing := [column for column in (*columns, label) if column not in table]:
+        raise ConfigurationError(f"task {name}: no column {missing[0]!r}: there are {', '.join(map(str, table))}")
+    if len({*columns, label}) <= len(columns):
+        raise ConfigurationError(f"task {name}: expected different columns, found {', '.join((*columns, label))}")
+    words = sorted({word for value in table[label] if (word := _word(value))}, key=_sorting)
+    numbers = [float(word) for word in words if NUMBER.fullmatch(word)]
+    whole = all(number.is_integer() for number in numbers) and len(words) <= MOST_NUMBERS
+    about: dict[str, Any] = {"title": title, "licence": licence, "citation": citation}
+    if kind == "regression" or (kind is None and not names and len(numbers) == len(words) > 1 and not whole):
+        if len(numbers) < len(words) or len(numbers) < 2:
+            raise ConfigurationError(f"task {name}: expected different numbers in {label!r}, found {_some(words)}")
+        return learn(Task(name, "regression", columns, label, low=min(numbers), high=max(numbers), **about))
+    names = tuple(names) or tuple(words)
+    if not 2 <= len(names) <= MOST_CLASSES:
+        expected = f"2 to {MOST_CLASSES} different labels in {label!r}"
+        raise ConfigurationError(f"task {name}: expected {expected}, found {len(names)}: {_some(names)}")
+    kind = kind or ("binary" if len(names) == 2 else "classification")
+    return learn(Task(name, kind, columns, label, classes=len(names), names=names, **about))
+
+
+def corpus_of_frames(
+    name: str,
+    tables: Mapping[Task, pd.DataFrame | Mapping[str, pd.DataFrame]],
+    *,
+    seed: int = 0,
+    shares: Sequence[float] = SHARES,
+) -> Corpus:
+    """What `Corpus.from_frames` gives."""
+    splits: dict[str, Any] = {}
+    faults: list[Any] = []
+    notes: list[str] = []
+    for task, given in tables.items():
+        learn(task)
+        parts = {"train": given} if isinstance(given, pd.DataFrame) else dict(given)
+        if unknown := [part for part in parts if part not in SPLITS]:
+            raise ConfigurationError(f"task {task.name}: expected splits {', '.join(SPLITS)}, found {unknown[0]!r}")
+        made = {}
+        for part, table in parts.items():
+            place = task.name if len(parts) == 1 else f"{task.name} {part}"
+            numbered = table.set_axis(range(1, len(table) + 1))
+            made[part] = labelled_frame(task, numbered, place, faults, notes, needs_label=part != "test")
+        raise_faults(faults)
+        splits[task.name] = complete(task, made, seed, shares)
+    return Corpus(name, tuple(tables), splits, notes)
+
+
+def labelled_frame(
+    task: Task,
+    table: pd.DataFrame,
+    place: str,
+    faults: list[Fault],
+    notes: list[str],
+    needs_label: bool = True,
+    id_column: str = "id",
+) -> pd.DataFrame:
+    """A table as a split: ids of that column, else `<place>-<number of the row>`; labels as the task counts them.
+
+    Rows without a label are left out, and noted. What is wrong is added to `faults`, a row's index as its line.
+    """
+    needed = [*task.columns, *([task.label_column] if needs_label else [])]
+    if missing := [column for column in needed if column not in table]:
+        faults.append(Fault(place, None, None, f"the columns {', '.join(needed)}", f"none called {missing[0]}"))
+        return make_frame(task, {"id": []})
+    words = [_word(label) for label in table.get(task.label_column, [])]
+    has_label = task.label_column in table and (needs_label or any(words))  # a test file's column may be empty
+    columns = ["id", *TEXTS[: len(task.columns)], *(["label"] if has_label else [])]
+    rows: dict[str, list] = {column: [] for column in columns}
+    made = [f"{place.replace(' ', '-')}-{n + 1}" for n in range(len(table))]
+    ids = table[id_column].map(str) if id_column in table else made
+    unlabelled, before = 0, len(faults)
+    texts = zip(*(table[column] for column in task.columns), strict=True)
+    for line, name, row, word in zip(table.index, ids, texts, words or [""] * len(table), strict=True):
+        if has_label and not word:
+            unlabelled += 1
+            continue
+        values: dict[str, Any] = {"id": name, **dict(zip(TEXTS, row, strict=False))}
+        for column, text in zip(task.columns, row, strict=True):
+            if not (isinstance(text, str) and text.strip()):
+                faults.append(Fault(place, line, column, "a text", repr(text)[:60]))
+        if expected := unfit_id(name):
+            faults.append(Fault(place, line, "id", expected, repr(name)[:60]))
+        if has_label:
+            try:
+                values["label"] = own_label(task, word)
+            except ValueError as error:
+                faults.append(Fault(place, line, task.label_column, str(error), repr(word)[:60]))
+                continue
+        for column in columns:
+            rows[column].append(values[column])
+    named = pd.Series(rows["id"], dtype="str")
+    if len(repeated := named[named.duplicated()]):
+        faults.append(Fault(place, None, "id", "an id of its own for each row", f"{repeated.iloc[0]!r} twice"[:80]))
+    if unlabelled:
+        notes.append(f"{place}: dropped {unlabelled} unlabelled row(s)")
+    return make_frame(task, rows if len(faults) == before else {column: [] for column in columns})
+
+
+def own_label(task: Task, word: str) -> int | float:
+    """The label that a word stands for: a class's name or its number; raises ValueError, saying what was expected."""
+    if word in task.names:
+        return task.names.index(word)
+    if task.names:
+        raise ValueError(f"one of {_some(task.names)}")
+    return parse_label(task, word)
+
+
+def complete(task: Task, parts: Mapping[str, pd.DataFrame], seed: int, shares: Sequence[float] = SHARES) -> Splits:
+    """The splits of a task: those that are given; of train alone all three, without a dev one that train gives.
+
+    Rows of one text, whatever their case and spaces, stay together, and labels have the same shares in every split
+    (of a regression the fifths of its scale). Which rows go where depends on the seed and their texts alone, not on
+    their order: rows that are added move few others.
+    """
+    if len(shares) != 3 or not all(0 <= share < 1 for share in shares) or abs(sum(shares) - 1) > 1e-9:
+        raise ConfigurationError(f"shares: expected those of train, dev and test, 1 together, found {list(shares)}")
+    parts = dict(parts)
+    if "train" not in parts:
+        raise ConfigurationError(f"task {task.name}: expected a train split, found {', '.join(parts) or 'none'}")
+    if "dev" not in parts:
+        wanted = {"dev": shares[1], **({} if "test" in parts else {"test": shares[2]})}
+        whole = parts["train"]
+        chosen = _chosen(task, whole, seed, wanted)
+        for part in ("train", *wanted):
+            parts[part] = whole[chosen == part].reset_index(drop=True)
+    return Splits(**{part: frame for part, frame in parts.items() if len(frame) or part != "test"})
+
+
+def _chosen(task: Task, frame: pd.DataFrame, seed: int, wanted: Mapping[str, float]) -> np.ndarray:
+    """The split of each row, [n]."""
+    by_text = keys(frame)
+    strata = frame["label"].to_numpy()
+    if task.kind == "regression":
+        strata = np.minimum((strata - task.low) / (task.high - task.low) * 5, 4).astype(int)
+    stratum_of = dict(zip(by_text[::-1], strata[::-1], strict=True))  # of a text that occurs twice, its first label
+    order = sorted(stratum_of, key=lambda text: derive(seed, f"splits/{task.name}/{text!r}"))
+    part_of = dict.fromkeys(order, "train")
+    for stratum in np.unique(strata):
+        texts = [text for text in order if stratum_of[text] == stratum]
+        start = 0
+        for part, share in wanted.items():
+            count = min(max(round(share * len(texts)), int(share > 0)), max(len(texts) - 1 - start, 0))
+            part_of |= dict.fromkeys(texts[start : start + count], part)
+            start += count
+    return np.array([part_of[text] for text in by_text])
+
+
+def _word(value: Any) -> str:
+    """A label as a word: "3" of 3.0, "" of what is missing."""
+    if isinstance(value, float | np.floating):
+        return "" if np.isnan(value) else str(int(value)) if float(value).is_integer() else repr(float(value))
+    return "" if value is None or value is pd.NA else str(value).strip()
+
+
+def _sorting(word: str) -> tuple[float, str]:
+    return (float(word), "") if NUMBER.fullmatch(word) else (float("inf"), word)
+
+
+def _some(words: Iterable[str]) -> str:
+    listed = list(words)
+    return ", ".join(repr(word[:30]) for word in listed[:8]) + (f" and {len(listed) - 8} more" if listed[8:] else "")

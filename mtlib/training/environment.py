@@ -1,0 +1,31 @@
+"""What a result may depend on besides its configuration, as environment.json holds it."""
+
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from mtlib import fast
+
+PACKAGES = ("mtlib", "torch", "transformers", "tokenizers", "accelerate", "numpy", "pandas", "scikit-learn")
+
+
+def environment(device: torch.device, precision: str, world_size: int = 1) -> dict[str, object]:
+    """What a result may depend on besides its configuration: versions, device, threads, processes, commit."""
+    commit = subprocess.run(
+        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return {
+        "python": platform.python_version(),
+        **{name: version(name) for name in PACKAGES},
+        "device": device.type,
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor(),
+        "precision": precision,
+        "fast": fast.enabled(device),
+        "threads": torch.get_num_threads(),
+        "world_size": world_size,
+        "system": platform.platform(),
+        "commit": commit.stdout.strip() or None,
+    }

@@ -1,0 +1,112 @@
+"""The runs of a store as a table, filtered and sorted; and a run removed."""
+
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mtlib.checking import nearest
+from mtlib.errors import ConfigurationError, LockedError, MtlibError, UnknownKindError
+from mtlib.tasks import in_order
+from mtlib.training.files import storage
+from mtlib.training.runs import Run, RunStore
+
+ALWAYS = ["run", "status", "corpus", "encoder", "seed", "steps", "seconds"]
+LAST = ["mean", "evenness", "dev_loss"]
+
+
+def table(store: RunStore, sort: str = "", where: Iterable[tuple[str, str]] = ()) -> pd.DataFrame:
+    """One row a run: id, status, corpus, encoder, seed, steps, seconds and scores.
+
+    A run that cannot be read has a row that says why; of one whose penalty, sampler or task is not known here, what is
+    known is in its row. where: columns, or fields of the experiment (`sampler`, `penalties`, `smart.weight`), and what
+    they have to be. sort: a column; scores come largest first, the rest ascending, what has none last.
+    Raises ConfigurationError for a column or a field that no run has.
+    """
+    rows, where = [_row(run) for run in store.all()], list(where)
+    fields = {key for row, settings in rows for key in (*row, *settings)}
+    if rows and (unknown := [key for key, _ in where if key not in fields]):
+        raise ConfigurationError(f"--where {unknown[0]}: no run has it{nearest(unknown[0], sorted(fields))}")
+    kept = [row for row, settings in rows if all(_is(settings | row, key, text) for key, text in where)]
+    found = pd.DataFrame(kept)
+    correlations = [name for name in found if name.endswith("_r") and name[:-2] in found]
+    tasks = in_order(name for name in found if name not in ALWAYS + LAST + correlations)
+    found = found[[name for name in [*ALWAYS, *tasks, *LAST, *correlations] if name in found]]
+    if sort and len(found):
+        if sort not in found:
+            raise ConfigurationError(f"--sort {sort}: no run has it{nearest(sort, list(found))}")
+        found = found.sort_values(sort, ascending=sort in ALWAYS, kind="stable", ignore_index=True)
+    return found
+
+
+def remove(store: RunStore, run: Run, force: bool = False) -> int:
+    """Delete a run's folder and what says that it is done, and return the bytes that this frees.
+
+    Raises LockedError while a process trains it, and unless `force` for one that is called running, as on another
+    machine; ConfigurationError, unless `force`, for one that others start from.
+    """
+    if run.status == "running" and not force:
+        raise LockedError(f"{run.id}: running; if no process trains it any more, --force removes it")
+    if (heirs := [other.id for other in store.all() if _starts_from(other, run)]) and not force:
+        raise ConfigurationError(f"{run.id}: {', '.join(heirs)} started from it; --force removes it all the same")
+    with run.lock():
+        freed = sum(path.lstat().st_size for path in run.path.rglob("*") if not path.is_dir())
+        with storage("remove", run.path):
+            (run.path / "config.json").unlink()  # without it, the folder is no run any more
+            shutil.rmtree(run.path)
+            for mark in store.folder.parent.glob("plans/*/*.done"):
+                if f'"{run.id}"' in mark.read_text():
+                    mark.unlink()
+    return freed
+
+
+def _starts_from(run: Run, parent: Run) -> bool:
+    try:
+        return run.read("config.json").get("weights") == parent.identity
+    except MtlibError:
+        return False
+
+
+def _row(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A run's row of the table, and its settings as they are stored."""
+    row: dict[str, Any] = {"run": run.id}
+    try:
+        content = run.read("config.json")["experiment"]
+        row |= {"status": run.status, "corpus": run.corpus["title"], "encoder": Path(content["encoder"]).name}
+        row |= {"seed": content["seed"], "steps": content["epochs"] * content["steps_per_epoch"]}
+        if run.complete:
+            row |= {"seconds": run.seconds, **run.scores}
+        settings = dict(_flat(content))
+        run.experiment  # noqa: B018  (whether it can be read)
+    except UnknownKindError as error:
+        row["status"] = "".join(re.findall(r"unknown \w+ '[^']*'", str(error))[:1]) + ", see --import"
+    except (MtlibError, LookupError, TypeError, AttributeError) as error:
+        return {"run": run.id, "status": f"cannot be read: {str(error).splitlines()[0][:200]}"}, {}
+    return row, settings
+
+
+def _flat(content: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+    """Fields of an experiment: of the sampler and the penalties their kinds, and their own as `kind.field`."""
+    for key, value in content.items():
+        if key == "sampler":
+            yield key, value["kind"]
+            yield from ((f"sampler.{name}", field) for name, field in value.items())
+        elif key == "penalties":
+            yield key, [each["kind"] for each in value]
+            yield from ((f"{each['kind']}.{name}", field) for each in value for name, field in each.items())
+        else:
+            yield key, value
+
+
+def _is(row: Mapping[str, Any], key: str, text: str) -> bool:
+    """Whether a field is what `text` says, the same number written otherwise included; of a list, whether it has it."""
+    value = row.get(key)
+    if isinstance(value, list):
+        return any(_is({key: each}, key, text) for each in value)
+    try:
+        return float(text) == value or str(value) == text
+    except ValueError:
+        return str(value).lower() == text.lower()

@@ -1,0 +1,101 @@
+"""The table of runs, as `mtlib runs` shows it; and `mtlib rm`."""
+
+import json
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+import mtlib
+from mtlib.cli import app
+from mtlib.cli.training import listed
+from mtlib.errors import ConfigurationError, LockedError
+from mtlib.training import listing
+
+SHORT = {"epochs": 1, "steps_per_epoch": 2}
+
+
+@pytest.fixture(scope="module")
+def results(corpus, tmp_path_factory):
+    """Results with a pretraining, a run that starts from it, and one of SMART with a long name."""
+    folder = tmp_path_factory.mktemp("listed")
+    ranking = mtlib.pretraining("smoke", **SHORT)
+    annealed = mtlib.experiment("smoke", sampler="annealed", start_from=ranking, **SHORT)
+    smart = mtlib.experiment("smoke", penalties=[mtlib.Smart(weight=5.0)], seed=3, name="x" * 100, **SHORT)
+    for experiment in (annealed, smart):
+        mtlib.fit(experiment, corpus, folder, progress="none")
+    return folder
+
+
+def names(results, **options):
+    return [name.rpartition("-")[0] for name in mtlib.RunStore(results).table(**options)["run"]]
+
+
+def test_runs_are_filtered_by_settings_and_columns_and_sorted_best_first(results):
+    store = mtlib.RunStore(results)
+    assert names(results, where=[("sampler", "annealed")]) == ["from-mnrl-5-annealed"]
+    for key, value in (("smart.weight", "5"), ("penalties", "smart"), ("penalties", "Smart")):
+        assert names(results, where=[(key, value)]) == ["x" * 100]
+    assert names(results, where=[("learning_rate", "1e-3"), ("seed", "3")]) == ["x" * 100]
+    assert len(store.table(where=[("status", "complete")])) == 3 and not len(store.table(where=[("seed", "7")]))
+    means = store.table("mean")["mean"]
+    assert means[:2].tolist() == sorted(means[:2], reverse=True) and means[2:].isna().all()
+    assert store.table("seed")["seed"].tolist() == [0, 0, 3]
+    assert list(store.table())[-7:] == ["qqp", "sst", "sts", "mean", "evenness", "dev_loss", "sts_r"]
+    for options in ({"where": [("smart.wieght", "5")]}, {"sort": "maen"}):
+        with pytest.raises(ConfigurationError, match="did you mean"):
+            store.table(**options)
+
+
+def test_a_reference_to_no_run_names_those_that_begin_so_else_all(results):
+    store = mtlib.RunStore(results)
+    for reference, others in (("from", 1), ("nothing", 3)):
+        with pytest.raises(ConfigurationError, match="no run is so called; there are: ") as caught:
+            store.find(reference)
+        assert str(caught.value).count(", ") == others - 1
+
+
+def test_the_list_fits_120_columns_and_keeps_what_identifies_a_run(results):
+    table = mtlib.RunStore(results).table()
+    lines = listed(table).splitlines()
+    assert len(lines) == 4 and max(map(len, lines)) <= 120
+    for run_id, line in zip(table["run"], lines[1:], strict=True):
+        assert run_id[-8:] in line.split()[0]
+    assert listed(pd.DataFrame({"run": ["a"], "status": ["cannot be read"]})).split("\n")[1].split(None, 1)[0] == "a"
+
+
+def test_the_command_lists_what_is_asked(results):
+    said = CliRunner().invoke(app, ["runs", "--results", str(results), "--where", "sampler=annealed", "--sort", "mean"])
+    assert said.exit_code == 0 and len(said.output.splitlines()) == 2 and "annealed" in said.output
+    assert "no runs are so" in CliRunner().invoke(app, ["runs", "--results", str(results), "--where", "seed=9"]).output
+    refused = CliRunner().invoke(app, ["runs", "--results", str(results), "--sort", "nosuch"])
+    assert refused.exit_code == 64 and refused.output.count("\n") == 1
+
+
+def test_a_run_is_removed_with_its_mark_unless_it_runs_or_others_start_from_it(corpus, tmp_path):
+    ranking = mtlib.pretraining("smoke", **SHORT)
+    run = mtlib.fit(mtlib.experiment("smoke", start_from=ranking, **SHORT), corpus, tmp_path, progress="none")
+    store = mtlib.RunStore(tmp_path)
+    parent = store.get("mnrl-5")
+    marks = tmp_path / "plans" / "smoke"
+    marks.mkdir(parents=True)
+    for each in (run, parent):
+        (marks / f"{each.id}.done").write_text(json.dumps({"run": each.id, "identity": each.identity}))
+    with pytest.raises(ConfigurationError, match=f"{run.id} started from it; --force"):
+        listing.remove(store, parent)
+    with run.lock(), pytest.raises(LockedError):
+        listing.remove(store, run, force=True)
+    size = sum(path.stat().st_size for path in run.path.rglob("*") if path.is_file())
+    said = CliRunner().invoke(app, ["rm", run.id, "--results", str(tmp_path)])
+    assert said.exit_code == 0 and f"{size / 1e6:.1f} MB freed" in said.output
+    assert not run.path.exists() and [each.id for each in store.all()] == [parent.id]
+    assert [mark.name for mark in marks.iterdir()] == [f"{parent.id}.done"]
+    parent.set_status("running")
+    with pytest.raises(LockedError, match="--force"):
+        listing.remove(store, parent)
+    assert listing.remove(store, parent, force=True) > 0 and not store.all()
+
+
+def test_the_version_is_said():
+    said = CliRunner().invoke(app, ["--version"])
+    assert said.output.strip() == f"mtlib {mtlib.__version__}" and said.exit_code == 0

@@ -1,0 +1,359 @@
+"""A task of one's own: what is read of an ordinary CSV file, what is made of it, and what is refused."""
+
+import io
+import os
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import made_up_corpus
+from hypothesis import given
+from hypothesis import strategies as st
+from test_cli import invoke
+
+import mtlib
+from mtlib.data.frames import complete, corpus_of_frames, own_task
+from mtlib.data.leakage import normalise
+from mtlib.data.plain import SEPARATORS, parse_plain, read_plain
+from mtlib.data.report import check
+from mtlib.errors import ConfigurationError, DataError, StorageError
+from mtlib.tasks import TASKS, Task
+
+TOPICS = ["sport", "science", "money"]
+
+
+def table(rows: int = 90) -> pd.DataFrame:
+    """Headlines, every third of a topic."""
+    texts = [f'{TOPICS[n % 3]}, and "news" of the {n}. day' for n in range(rows)]
+    return pd.DataFrame({"headline": texts, "topic": [TOPICS[n % 3] for n in range(rows)]})
+
+
+@pytest.fixture(autouse=True)
+def forgotten():
+    """Tasks that a test makes known are forgotten."""
+    before = dict(TASKS)
+    yield
+    TASKS.clear()
+    TASKS.update(before)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The current folder, with news.csv."""
+    monkeypatch.chdir(tmp_path)
+    table().to_csv("news.csv", index=False)
+    return tmp_path
+
+
+CELLS = st.text(st.characters(exclude_categories=["Cs", "Cc"], include_characters='\n\t"'), min_size=1, max_size=12)
+
+
+@given(
+    st.lists(st.tuples(CELLS, CELLS, CELLS), min_size=3, max_size=20), st.sampled_from(list(SEPARATORS)), st.booleans()
+)
+def test_what_pandas_writes_is_read_back_whatever_its_separator(rows, separator, with_index):
+    written = pd.DataFrame(rows, columns=["one", "two", "three"], dtype="str")
+    buffer = io.StringIO()
+    written.to_csv(buffer, index=with_index, sep=SEPARATORS[separator])
+    plain = parse_plain(buffer.getvalue().encode(), "x.csv", separator)
+    assert plain.frame.to_numpy().tolist() == written.to_numpy().tolist()
+    assert parse_plain(b"\xef\xbb\xbf" + buffer.getvalue().encode(), "x.csv", separator).frame.equals(plain.frame)
+
+
+@pytest.mark.parametrize("separator", SEPARATORS)
+def test_the_separator_is_found_among_texts_with_the_others_in_them(separator):
+    texts = ["a, b; c", "d | e", "f, g", "no\tsign", "h; i; j"]
+    written = pd.DataFrame({"text": texts, "label": list("xyxyx")}).to_csv(index=False, sep=SEPARATORS[separator])
+    assert parse_plain(written.encode(), "x.csv").separator == separator
+    assert parse_plain(b"text\nalone\nand more", "x.csv").frame["text"].tolist() == ["alone", "and more"]
+
+
+@pytest.mark.parametrize("content, message", [
+    (b"", "x.csv:1: expected a header"),
+    (b"\n", "expected a header"),
+    (b"text,label\n", "expected rows below the header, found none"),
+    (b"text,text\na,b\n", "a different name for every column"),
+    (b"text,label\na,b\nc\nd,e\n", "x.csv:3: expected 2 fields, separated by a comma, as in the header, found 1"),
+    (b"text,label\na,b\n\nd,e\n", "x.csv:3: .*a blank line"),
+    (b'text,label\n"a,b\nc,d\n', "x.csv:2: expected fields in quotes"),
+    (b'text,label\na,b\n"c"x,d\ne,f\n', "x.csv:3: expected fields in quotes"),
+    (b"text,label\na\xff,b\n", "x.csv:2: expected text in UTF-8, found byte 0xff at offset 12"),
+    (b"text,label\na,b\nc\0,d\n", "x.csv:3: .*NUL byte at offset 16"),
+])  # fmt: skip
+def test_what_is_no_table_is_named_by_line(content, message):
+    with pytest.raises(DataError, match=message):
+        parse_plain(content, "x.csv")
+
+
+def test_a_file_that_is_not_there_or_a_separator_that_is_none(tmp_path):
+    with pytest.raises(StorageError, match="nothing.csv: cannot be read"):
+        read_plain(tmp_path / "nothing.csv")
+    with pytest.raises(ConfigurationError, match="expected one of comma, tab, semicolon, bar"):
+        parse_plain(b"a,b", "x.csv", "dot")
+
+
+@pytest.mark.parametrize("labels, kind, names", [
+    (["no", "yes", "no"], "binary", ("no", "yes")),
+    (["b", "c", "a"], "classification", ("a", "b", "c")),
+    (["10", "9", "1"], "classification", ("1", "9", "10")),
+    ([1.0, 0.0, None], "binary", ("0", "1")),
+    ([True, False, True], "binary", ("False", "True")),
+    (["0.5", "3", "4.75"], "regression", ()),
+    (list(range(30)), "regression", ()),
+])  # fmt: skip
+def test_the_kind_and_the_names_follow_from_the_labels(labels, kind, names):
+    task = own_task("own", pd.DataFrame({"a": "x", "b": labels}), "a", "b")
+    assert (task.kind, task.names) == (kind, names) and TASKS["own"] is task
+    if kind == "regression":
+        assert (task.low, task.high) == (min(map(float, labels)), max(map(float, labels)))
+
+
+def test_the_kind_and_the_order_of_the_names_can_be_said():
+    frame = pd.DataFrame({"a": "x", "b": ["low", "high", "low"]})
+    task = own_task("own", frame, "a", "b", names=["low", "high"], kind="classification", licence="CC0")
+    assert task.names == ("low", "high") and task.classes == 2 and task.licence == "CC0"
+    corpus = corpus_of_frames("own", {task: pd.concat([frame] * 20).assign(a=[f"x {n}" for n in range(60)])})
+    assert sorted(set(corpus["own"].train["label"])) == [0, 1]
+
+
+@pytest.mark.parametrize("labels, message", [
+    (["a", "a"], "2 to 200 different labels in 'b', found 1"),
+    ([f"text {n}" for n in range(300)], "found 300: 'text 0', .* and 292 more"),
+    ([None, ""], "found 0"),
+])  # fmt: skip
+def test_labels_that_make_no_task_are_refused(labels, message):
+    with pytest.raises(ConfigurationError, match=message):
+        own_task("own", pd.DataFrame({"a": "x", "b": labels}), "a", "b")
+    with pytest.raises(ConfigurationError, match="no column 'c': there are a, b"):
+        own_task("own", pd.DataFrame({"a": "x", "b": labels}), "c", "b")
+
+
+@given(st.lists(st.sampled_from(["a", "b", "c"]), min_size=30, max_size=120), st.integers(0, 5), st.randoms())
+def test_splits_share_no_text_keep_every_row_and_the_shares_of_labels(labels, seed, random):
+    task = Task("own", "classification", ("t",), "l", classes=3)
+    texts = [f"Text  {n}" if n % 5 else f"text {n + 1}" for n in range(len(labels))]  # some are equal but for case
+    frame = pd.DataFrame(
+        {"id": [str(n) for n in range(len(labels))], "text_a": texts, "label": [ord(x) - 97 for x in labels]}
+    )
+    parts = dict(complete(task, {"train": frame}, seed).items())
+    ids = [name for part in parts.values() for name in part["id"]]
+    assert sorted(ids) == sorted(frame["id"])
+    seen = [{normalise(text) for text in part["text_a"]} for part in parts.values()]
+    assert sum(map(len, seen)) == len(set().union(*seen)), "a text in two splits"
+    for label, count in frame["label"].value_counts().items():
+        if count >= 20:
+            for part, share in (("dev", 0.1), ("test", 0.1)):
+                together = parts[part]["text_a"].map(normalise).duplicated(keep=False).sum()  # a row brings its equals
+                apart = share * frame["text_a"].map(normalise).duplicated().sum()  # and texts are shared out, not rows
+                assert abs((parts[part]["label"] == label).sum() - share * count) <= 1 + together + apart
+    shuffled = frame.sample(frac=1, random_state=random.randint(0, 99))
+    one_label = frame.drop_duplicates("text_a").groupby(frame["text_a"].map(normalise))["label"].nunique().max() == 1
+    if one_label:  # else which label a text counts by depends on which row comes first
+        again = dict(complete(task, {"train": shuffled}, seed).items())
+        assert {part: set(rows["id"]) for part, rows in again.items()} == {p: set(r["id"]) for p, r in parts.items()}
+
+
+def test_another_seed_splits_otherwise_and_more_rows_move_few():
+    task = Task("own", "regression", ("t",), "l", high=100.0)
+
+    def dev(rows, seed=0):
+        frame = pd.DataFrame({"id": [str(n) for n in range(rows)], "text_a": [f"text {n}" for n in range(rows)]})
+        return set(complete(task, {"train": frame.assign(label=[n % 100.0 for n in range(rows)])}, seed).dev["id"])
+
+    assert len(dev(400)) == 40 and dev(400) == dev(400) != dev(400, seed=1)
+    assert len(dev(400) - dev(420)) <= 6
+
+
+def test_given_splits_stay_and_train_gives_what_is_missing():
+    frame, task = table(), own_task("news", table(), "headline", "topic")
+    both = corpus_of_frames("own", {task: {"train": frame[:60], "dev": frame[60:]}})["news"]
+    assert len(both.train) == 60 and len(both.dev) == 30 and both.test is None
+    cut = corpus_of_frames("own", {task: {"train": frame[:60], "test": frame[60:]}})["news"]
+    assert len(cut.train) + len(cut.dev) == 60 and len(cut.dev) == 6 and len(cut.test) == 30
+    assert "label" not in corpus_of_frames("own", {task: {"train": frame, "test": frame[["headline"]]}})["news"].test
+    for parts, message in (({"dev": frame}, "expected a train split"), ({"all": frame}, "expected splits train, dev")):
+        with pytest.raises(ConfigurationError, match=message):
+            corpus_of_frames("own", {task: parts})
+    with pytest.raises(ConfigurationError, match="1 together"):
+        corpus_of_frames("own", {task: frame}, shares=(0.5, 0.1, 0.1))
+
+
+def test_every_fault_of_a_table_is_named_by_row():
+    task = own_task("news", table(), "headline", "topic")
+    frame = table(9).assign(id=["x"] * 2 + ["=1+1"] + [f"i{n}" for n in range(6)])
+    frame.loc[3, "headline"], frame.loc[4, "topic"], frame.loc[5, "topic"] = " ", "sprot", None
+    with pytest.raises(DataError) as caught:
+        corpus_of_frames("own", {task: frame})
+    message = str(caught.value)
+    for expected in (
+        "news:3, column 'id'",
+        "news:4, column 'headline'",
+        "news:5, column 'topic'",
+        "'sprot'",
+        "'x' twice",
+    ):
+        assert expected in message
+    assert "news:6" not in message, "a row without a label is left out"
+    clean = corpus_of_frames("own", {task: table().assign(topic=lambda t: t["topic"].where(t.index != 5))})
+    assert clean.notes == ["news: dropped 1 unlabelled row(s)"]
+
+
+def test_corpora_are_joined_and_share_no_task():
+    task = own_task("news", table(), "headline", "topic")
+    own = mtlib.Corpus.from_frames("headlines", {task: table()})
+    both = made_up_corpus().joined(own)
+    assert list(both) == ["sst", "qqp", "sts", "news"] and both.title == "made up + headlines"
+    with pytest.raises(ConfigurationError, match="both have the task 'news'"):
+        both.joined(own)
+
+
+def write(path, text):
+    path.write_text(text)
+    return path
+
+
+def test_a_yaml_file_is_a_corpus_and_the_same_as_from_python(folder):
+    path = write(folder / "own.yaml", "tasks:\n  news: {file: news.csv, text: headline, label: topic}\n")
+    corpus = mtlib.load_corpus(path)
+    task = own_task("news", table(), "headline", "topic")
+    in_python = corpus_of_frames("own", {task: table()})["news"]
+    for split, frame in corpus["news"].items():
+        pd.testing.assert_frame_equal(frame.drop(columns="id"), getattr(in_python, split).drop(columns="id"))
+    assert (
+        corpus.kind == "own"
+        and corpus.source == str(path)
+        and corpus["news"].train["id"].iloc[0].startswith("news.csv-")
+    )
+    assert check(path).exit_code == 0
+    joined = write(folder / "more.yaml", "base: sample\n" + path.read_text())
+    assert list(mtlib.load_corpus(joined)) == ["sst", "qqp", "sts", "news"]
+    assert list(mtlib.load_corpus(joined, ["news", "sst"])) == ["news", "sst"]
+    assert mtlib.load_corpus(joined, ["news"]).fingerprint == corpus.fingerprint
+
+
+@pytest.mark.parametrize("text, code, message", [
+    ("tasks: {news: {file: news.csv, text: headline, label: tpoic}}", 65, "column 'tpoic', found 'headline', 'topic'"),
+    ("tasks: {news: {file: news.csv, txt: headline, label: topic}}", 64, "unknown key 'tasks.news.txt'"),
+    ("tasks: {news: {file: nws.csv, text: headline, label: topic}}", 74, "nws.csv: cannot be read"),
+    ("tasks: {a-b: {file: news.csv, text: headline, label: topic}}", 64, "task name 'a-b'"),
+    ("tasks: {sst: {file: news.csv, text: headline, label: topic}}", 64, "already registered"),
+    ("tasks: {}", 64, "tasks"),
+    ("[1]", 64, "own.yaml"),
+    ("tasks: {news: {file: news.csv, text: headline, label: topic, split: topic}}", 65, "expected train, dev or test"),
+    ("tasks: {news: {file: news.csv, text: headline, label: topic, names: [a, b, c]}}", 65, "expected one of 'a', 'b'"),
+])  # fmt: skip
+def test_a_yaml_file_that_cannot_be_meant_is_one_message(folder, text, code, message):
+    write(folder / "own.yaml", text)
+    said = invoke("data", "check", "own.yaml", "--encoder", "tiny", code=code)
+    assert message in said and "Traceback" not in said
+
+
+def test_ids_and_splits_may_be_columns(folder):
+    frame = table().assign(number=range(90), part=["train"] * 60 + ["dev"] * 20 + ["test"] * 10)
+    frame.to_csv("news.csv", index=False, sep=";")
+    text = "tasks: {news: {file: news.csv, text: headline, label: topic, id: number, split: part}}"
+    splits = mtlib.load_corpus(write(folder / "own.yaml", text))["news"]
+    assert [len(frame) for _, frame in splits.items()] == [60, 20, 10]
+    assert splits.test["id"].tolist() == [str(n) for n in range(80, 90)]
+
+
+def test_pairs_with_a_score_are_a_regression(folder):
+    frame = pd.DataFrame({"question1": [f"a {n}" for n in range(50)], "question2": "b", "score": np.linspace(1, 5, 50)})
+    frame.to_csv("pairs.csv", index=False, sep="\t")
+    said = invoke("data", "describe", "pairs.csv", "--task", "near")
+    assert "separated by tab" in said and "regression of question1 and question2; score: numbers from 1 to 5" in said
+    assert "splits: 40 train, 5 dev, 5 test" in said
+    assert mtlib.load_corpus("near.yaml").tasks[0].is_pair
+
+
+def test_describe_names_the_columns_it_cannot_tell(folder):
+    frame = table().assign(other="x").rename(columns={"topic": "what"})
+    frame.to_csv("odd.csv", index=False)
+    said = invoke("data", "describe", "odd.csv", "--task", "odd", code=64)
+    assert "which column is the label? Name it with --label; there are 'headline', 'what', 'other'" in said
+    assert not (folder / "odd.yaml").exists()
+    invoke("data", "describe", "odd.csv", "--task", "odd", "--label", "what")
+    assert "there is one already" in invoke("data", "describe", "odd.csv", "--task", "odd", "--label", "what", code=64)
+    said = invoke("data", "describe", "odd.csv", "--task", "odd2", "--label", "other", code=64)
+    assert "2 to 200 different labels" in said and not (folder / "odd2.yaml").exists()
+
+
+@pytest.fixture
+def trained(folder):
+    """A run of one short epoch on news alone, by the command."""
+    invoke("data", "describe", "news.csv")  # called after its file
+    options = ["--set", "epochs=1", "--set", "steps_per_epoch=3", "--set", "name=own"]
+    invoke("train", "--preset", "smoke", "--corpus", "news.yaml", *options)
+    return mtlib.RunStore("results").get("own")
+
+
+def test_the_task_works_through_train_runs_evaluate_predict_card_and_resume(trained, folder):
+    assert trained.experiment.tasks == ("news",) and trained.experiment.sampler.kind == "round_robin"
+    assert "own-" in invoke("runs") and "news" in invoke("runs")
+    assert f"{trained.scores['news']:.3f}" in invoke("evaluate", "own")
+    TASKS.pop("news")  # another process, which has read nothing
+    answers = pd.read_csv(io.StringIO(invoke("predict", "own", "--task", "news", "A goal.", "Tax, and more")))
+    assert answers["headline"].tolist() == ["A goal.", "Tax, and more"]
+    assert set(answers["label"]) <= set(TOPICS) and list(answers)[-3:] == ["p0", "p1", "p2"]
+    card = (trained.path / "model" / "README.md").read_text()
+    assert "0 money, 1 science, 2 sport" in card
+    assert mtlib.resume(trained).id == trained.id
+    said = invoke("predict", "own", "--output", "out")
+    assert "9 predictions" in said and (folder / "out" / "test-news.csv").is_file()
+
+
+def test_a_preset_and_a_sweep_of_it_take_its_tasks_from_the_yaml_file(trained, folder):
+    preset = "corpus: news.yaml\nencoder: tiny\ndial: 0.001\nlearning_rate: 1.0e-3\n"
+    write(folder / "mine.yaml", preset)
+    assert mtlib.experiment("mine.yaml").tasks == ("news",)
+    assert mtlib.experiment(mtlib.preset("smoke", "news.yaml")).tasks == ("news",)
+    assert mtlib.experiment(mtlib.preset("smoke")).tasks == ("sst", "qqp", "sts")
+    write(folder / "grid.yaml", "preset: mine.yaml\ngrid: {learning_rate: [1.0e-3, 3.0e-3]}\n")
+    from mtlib.workbook.sweeps import read
+
+    assert [each.tasks for each in read("grid.yaml").experiments().values()] == [("news",)] * 2
+
+
+@pytest.mark.parametrize("task, code, message", [
+    ('{file: "a\\0b", text: headline, label: topic}', 74, "cannot be read: embedded null byte"),
+    ("{file: news.csv, text: topic, label: topic}", 64, "expected different columns, found topic, topic"),
+    ("{file: news.csv, text: [headline, headline], label: topic}", 64, "expected different columns"),
+    ("{file: news.csv, text: headline, label: topic, id: topic}", 65, "an id of its own for each row"),
+])  # fmt: skip
+def test_columns_that_cannot_be_meant_are_one_message(folder, task, code, message):
+    (folder / "own.yaml").write_text(f"tasks:\n  own: {task}\n")
+    assert message in invoke("data", "check", "own.yaml", "--encoder=tiny", code=code)
+
+
+def test_a_corpus_of_one_s_own_stands_on_no_other_and_so_on_no_cycle(folder):
+    for name, base in (("one", "two"), ("two", "one"), ("self", "self")):
+        (folder / f"{name}.yaml").write_text(f"base: {base}.yaml\ntasks: {{x: {{file: a.csv, text: b, label: c}}}}\n")
+        message = invoke("data", "check", f"{name}.yaml", code=64)
+        assert f"base: expected 'sample', 'hub' or a folder, found '{base}.yaml'" in message
+
+
+def test_a_column_called_id_is_a_text_or_ids_as_it_is_said_and_unused_otherwise(folder):
+    news = table().assign(id=[f"n{n}" for n in range(90)])
+    news.to_csv("ids.csv", index=False)
+    for column, about in (("headline", "id: id"), ("headline", "id: ''"), ("id", "id: headline")):
+        own = f"tasks:\n  own: {{file: ids.csv, text: {column}, label: topic, {about}}}\n"
+        (folder / "own.yaml").write_text(own)
+        TASKS.pop("own", None)
+        rows = pd.concat(dict(mtlib.load_corpus("own.yaml")["own"].items()).values())
+        assert sorted(rows["text_a"]) == sorted(news[column])
+        made = {f"ids.csv-{n + 1}" for n in range(90)}
+        assert set(rows["id"]) == {"id: id": {*news["id"]}, "id: ''": made, "id: headline": {*news["headline"]}}[about]
+
+
+def test_a_file_whose_name_is_no_text_is_one_message(folder):
+    strange = folder / os.fsdecode(b"caf\xe9.csv")
+    table().to_csv(strange, index=False)
+    said = invoke("data", "describe", strange, "--task", "own", "--text", "headline", "--label", "topic", code=64)
+    assert "caf\\udce9.csv: separated by comma" in said and "Input should be a valid string" in said
+
+
+def test_a_test_file_whose_label_column_is_empty_is_one_without_labels(folder):
+    table().assign(topic="").to_csv("test.csv", index=False)
+    (folder / "own.yaml").write_text("tasks:\n  own: {file: news.csv, test: test.csv, text: headline, label: topic}\n")
+    test = mtlib.load_corpus("own.yaml")["own"].test
+    assert len(test) == 90 and "label" not in test
