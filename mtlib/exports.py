@@ -9,10 +9,10 @@ import torch
 import transformers
 from torch import nn
 
-from mtlib.data.batches import Batch
+from mtlib.data.batches import Batch, forget_truncation
 from mtlib.errors import ConfigurationError
 from mtlib.tasks import Task
-from mtlib.training.files import outside_runs, storage, write_atomic
+from mtlib.training.files import outside_runs, staged
 
 if TYPE_CHECKING:
     from mtlib.model import MultitaskModel
@@ -47,19 +47,24 @@ def export_task(model: "MultitaskModel", task: str, folder: Path | str) -> Path:
     attends to all tokens alike and whose LayerNorms are kept on a scale where they are linear. Equal to float32
     rounding; for prediction in float32 and bfloat16 (float16 gives NaN with mean pooling), not for further training.
     Raises ConfigurationError for an encoder whose class cannot say this and for the folder of a run or a stored model,
-    StorageError where the folder cannot be written.
+    StorageError where the folder cannot be written; what an earlier export left there then stands.
     """
     known, folder = model.task(task), outside_runs(folder)
     classifier = _classifier(model, known).eval()
+    _require_equal(model, known, classifier)
+    with staged(folder) as place:
+        classifier.save_pretrained(place)
+        save_tokenizer(model, place)
+        (place / "README.md").write_text(_about(known, type(classifier).__name__), encoding="utf-8")
+    return folder
+
+
+def save_tokenizer(model: "MultitaskModel", folder: Path) -> None:
+    """The tokenizer as it was loaded, for inputs of the model's length: its last call's settings are not written."""
     tokenizer = copy.deepcopy(model.tokenizer)
     tokenizer.model_max_length = model.max_tokens
-    _require_equal(model, known, classifier)
-    with storage("write", folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        classifier.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-    write_atomic(folder / "README.md", _about(known, type(classifier).__name__).encode())
-    return folder
+    forget_truncation(tokenizer)
+    tokenizer.save_pretrained(folder)
 
 
 def _classifier(model: "MultitaskModel", task: Task) -> nn.Module:

@@ -19,10 +19,10 @@ from torch import nn
 
 from mtlib.data.batches import TokenizedSplit
 from mtlib.errors import CheckpointError, ConfigurationError
-from mtlib.exports import TOLERANCE, plain_outputs, trial
+from mtlib.exports import TOLERANCE, plain_outputs, save_tokenizer, trial
 from mtlib.prediction import answers_to, inputs_frame, inputs_of
 from mtlib.tasks import Task
-from mtlib.training.files import outside_runs, storage
+from mtlib.training.files import outside_runs, staged
 
 if TYPE_CHECKING:
     from mtlib.model import MultitaskModel
@@ -58,20 +58,22 @@ def export_onnx(model: "MultitaskModel", folder: Path | str, int8: bool = False)
     """
     _require_onnx()
     folder, moved = outside_runs(folder), copy.deepcopy(model).cpu().eval()
-    with storage("write", folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        moved.tokenizer.save_pretrained(folder)
-        _trace(moved, folder / FLOAT32)
-    session, batch = _session(folder / FLOAT32), trial(moved, moved.tasks[0])
+    with staged(folder, replaced=(FLOAT32, INT8)) as place:
+        save_tokenizer(moved, place)
+        _trace(moved, place / FLOAT32)
+        _require_equal(moved, place / FLOAT32)
+        if int8:
+            _quantise(place)
+    return folder / (INT8 if int8 else FLOAT32)
+
+
+def _require_equal(model: "MultitaskModel", path: Path) -> None:
+    session, batch = _session(path), trial(model, model.tasks[0])
     with torch.no_grad():
-        expected = plain_outputs(moved, batch.inputs)
+        expected = plain_outputs(model, batch.inputs)
     found = session.run(None, _fed(session, batch.inputs))
     if not all(np.allclose(a, b.numpy(), atol=TOLERANCE) for a, b in zip(found, expected, strict=True)):
-        raise ConfigurationError(f"{folder / FLOAT32}: onnxruntime's outputs are not the model's to {TOLERANCE:g}")
-    if not int8:
-        return folder / FLOAT32
-    with storage("write", folder):
-        return _quantised(folder)
+        raise ConfigurationError(f"{path.name}: onnxruntime's outputs are not the model's to {TOLERANCE:g}")
 
 
 @contextmanager
@@ -111,13 +113,12 @@ def _trace(model: "MultitaskModel", path: Path) -> None:
     onnx.save(traced, path)
 
 
-def _quantised(folder: Path) -> Path:
+def _quantise(folder: Path) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     options = {"op_types_to_quantize": ["MatMul", "Gather"], "per_channel": True, "weight_type": QuantType.QInt8}
     with _quietly():
         quantize_dynamic(folder / FLOAT32, folder / INT8, **options)
-    return folder / INT8
 
 
 def _require_onnx() -> None:

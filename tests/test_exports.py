@@ -1,6 +1,8 @@
 """Exports: each form answers what the model answers, by the tools that its readers use."""
 
+import errno
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -110,6 +112,26 @@ def test_a_place_that_cannot_be_written_is_a_storage_error(model, tmp_path):
         model.export("sst", tmp_path / "file" / "below")
 
 
+def test_an_export_that_fails_leaves_the_earlier_one_as_it_was(model, tmp_path, monkeypatch):
+    def digests():
+        return {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+
+    model.export("sst", tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / ".tmp-999999999-staged").mkdir()  # of a process that was killed
+    before = digests()
+    with monkeypatch.context() as patch, pytest.raises(StorageError, match="No space left on device ENOSPC"):
+        full = OSError(errno.ENOSPC, "No space left on device")
+        patch.setattr(type(model.tokenizer), "save_pretrained", lambda *_: (_ for _ in ()).throw(full))
+        model.export("qqp", tmp_path)
+    assert digests() == before and not list(tmp_path.glob(".tmp-*"))
+    model.export("qqp", tmp_path)
+    after = digests()
+    assert after.keys() == before.keys()
+    assert {name for name in after if after[name] != before[name]} == {"config.json", "model.safetensors", "README.md"}
+    assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1
+
+
 def test_the_encoder_loads_in_automodel_and_in_sentence_transformers(model, tmp_path):
     from sentence_transformers import SentenceTransformer
 
@@ -168,6 +190,18 @@ def test_int8_is_smaller_and_near(exported):
     assert (
         OnnxModel(small).predict("sst", texts)["prediction"] == model.predict("sst", texts)["prediction"]
     ).mean() > 0.8
+
+
+def test_an_export_in_32_bits_leaves_no_8_bits_of_another_model(exported, tmp_path, monkeypatch):
+    model, folder = exported
+    shutil.copytree(folder, tmp_path / "out")
+    monkeypatch.setattr("mtlib.onnx_model.TOLERANCE", -1.0)
+    with pytest.raises(ConfigurationError, match="onnxruntime's outputs are not the model's to -1"):
+        model.export_onnx(tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {path.name for path in folder.iterdir()}
+    monkeypatch.undo()
+    assert model.export_onnx(tmp_path / "out") == tmp_path / "out" / FLOAT32
+    assert not (tmp_path / "out" / "model-int8.onnx").exists()
 
 
 def test_a_file_that_is_no_export_is_refused(exported, tmp_path):

@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -105,6 +105,36 @@ def outside_runs(folder: str | os.PathLike) -> Path:
         if os.path.isfile(place / "multitask.json") or all(map(os.path.isfile, (place / name for name in RUN_FILES))):
             raise ConfigurationError(f"{folder}: expected a folder outside of runs and stored models, found {place}")
     return Path(folder)
+
+
+@contextmanager
+def staged(folder: Path, replaced: Sequence[str] = ()) -> Iterator[Path]:
+    """A new folder inside `folder` (made if it is missing) whose files the end of the block moves into `folder`, one
+    after the other, each over what had its name; replaced: names that go where the block writes none.
+
+    A block that raises leaves `folder` as it was; so does a process killed in it, but for a temporary folder that the
+    next call clears away. Raises StorageError where something cannot be written.
+    """
+    place = folder / f".tmp-{os.getpid()}-staged"
+    is_new = not folder.is_dir()
+    with storage("write", folder):
+        make_folder(folder)
+        sweep(folder)
+        place.mkdir()
+        try:
+            yield place
+            sync_tree(place)
+            for name in {*replaced} - {*os.listdir(place)}:
+                (folder / name).unlink(missing_ok=True)
+            for name in sorted(os.listdir(place)):  # safetensors' files are their owner's alone
+                (place / name).chmod(place.stat().st_mode & 0o666)
+                os.replace(place / name, folder / name)
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
+            if is_new:
+                with suppress(OSError):  # not where something was moved
+                    folder.rmdir()
+        sync_folder(folder)
 
 
 class RunLock:
