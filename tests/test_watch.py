@@ -18,16 +18,17 @@ PLAN = {
     "stages": {"01_first": {}, "02_second": {}},
 }
 FIRST = executed("01_first")
-EXPECTED = {"train": 2, "notebook": 2}
+EXPECTED = {"all": 1, "train_a-1": 1, "train_b-2": 1, "notebook_01_first": 1, "notebook_02_second": 1}
 
 
-def job(kind: str, name: str, seconds: float, ended: bool = True, **more) -> Job:
-    now = time.monotonic()
+def job(kind: str, name: str, seconds: float, ended: bool = True, ago: float = 0.0, **more) -> Job:
+    """A job that took, or has taken, so many seconds; ended: `ago` seconds ago."""
+    now = time.monotonic() - ago
     return Job(kind, name, now - seconds, now if ended else 0.0, **more)
 
 
-def left(*jobs: Job, **notebooks: float) -> float | None:
-    return time_left(PLAN, EXPECTED, list(jobs), notebooks)
+def left(*jobs: Job, expected=EXPECTED, **notebooks: float) -> float | None:
+    return time_left(PLAN, expected, list(jobs), notebooks)
 
 
 def test_the_time_left_is_work_over_speed_and_what_notebooks_took():
@@ -35,15 +36,33 @@ def test_the_time_left_is_work_over_speed_and_what_notebooks_took():
     a = job("train", "a-1", 50)
     assert left(a) == pytest.approx(300 / (100 / 50) + 2 * NOTEBOOK)
     assert left(a, **{"01_first": 5.0}) == pytest.approx(150 + 5 + NOTEBOOK)
+    a = job("train", "a-1", 50, ago=100)
     half = job("train", "b-2", 100, ended=False, epochs={"b": (2, 2)})
     assert left(a, half) == pytest.approx(150 / ((100 + 150) / 150) + 2 * NOTEBOOK, rel=1e-3)
-    b, first = job("train", "b-2", 150), job("notebook", "01_first", 30)
-    assert left(a, b, first) == pytest.approx(30, rel=1e-3), "the second as long as the first"
+    a, b, first = (
+        job("train", "a-1", 50, ago=190),
+        job("train", "b-2", 150, ago=40),
+        job("notebook", "01_first", 30, ago=10),
+    )
     second = job("notebook", "02_second", 10, ended=False)
-    assert left(a, b, first, second) == pytest.approx(20, rel=1e-2)
-    assert left(a, b, first, job("notebook", "02_second", 99, ended=False)) == 0
-    both = [job("train", "b-2", 0, ended=False), job("notebook", "01_first", 0, ended=False)]
-    assert left(a, *both) == pytest.approx((150 + 2 * NOTEBOOK) / 2, rel=1e-3), "two at a time"
+    assert left(a, b, first, second) == pytest.approx(20, rel=1e-2), "the second as long as the first"
+    late = job("notebook", "02_second", 99, ended=False)
+    assert left(a, b, first, late) == 0
+
+
+def test_the_time_left_is_shared_by_as_many_jobs_as_ran_at_a_time_so_far():
+    a = job("train", "a-1", 50, ago=50)
+    both = [job("train", "b-2", 50, ended=False), job("notebook", "01_first", 50, ended=False)]
+    rest = 300 / (100 / 50) + NOTEBOOK  # 01_first has taken longer than was foretold
+    assert left(a, *both) == pytest.approx(rest / 1.5, rel=1e-3)
+    one, other = job("train", "a-1", 50), job("train", "b-2", 50)
+    assert left(one, other) == pytest.approx(2 * NOTEBOOK / 2, rel=1e-3), "also in the moment when nothing runs"
+
+
+def test_only_what_this_pipeline_is_to_do_takes_time():
+    wanted = {"train_a-1": 1, "notebook_02_second": 1, "all": 1, "total": 3}
+    a = job("train", "a-1", 10, ended=False, epochs={"a": (1, 2)})
+    assert left(a, expected=wanted) == pytest.approx(50 / (50 / 10) + NOTEBOOK, rel=1e-3)
 
 
 def test_a_line_of_progress_after_an_epoch_is_recognised():

@@ -92,9 +92,9 @@ def time_left(
 
     Training takes in proportion to a job's `work` (its steps, and passes a step), at the speed of what was trained so
     far; a notebook as long as it took before, `notebooks`, or else as the others did. expected: jobs that are to run,
-    by kind. As many are taken to run at the same time as do now.
+    by rule. As many are taken to run at the same time as did so far, on average.
     """
-    work = {name: job["work"] for name, job in plan["jobs"].items()}
+    work = {name: job["work"] for name, job in plan["jobs"].items() if f"train_{name}" in expected}
     trained = [job for job in jobs if job.kind == "train" and not job.failed and job.name in work]
     shares = {job.name: 1.0 if job.ended else _share(job, plan["jobs"][job.name]) for job in trained}
     done = sum(work[name] * share for name, share in shares.items())
@@ -105,10 +105,11 @@ def time_left(
     own = {job.name: job for job in jobs if job.kind == "notebook"}
     took = [job.seconds for job in own.values() if job.ended and not job.failed]
     usual = sum(took) / len(took) if took else NOTEBOOK
-    waiting = [name for name in plan["stages"] if name not in own][: expected.get("notebook", 0) - len(own)]
+    waiting = [name for name in plan["stages"] if f"notebook_{name}" in expected and name not in own]
     seconds += sum(notebooks.get(name, usual) for name in waiting)
     seconds += sum(max(0, notebooks.get(name, usual) - job.seconds) for name, job in own.items() if not job.ended)
-    return seconds / max(1, sum(not job.ended for job in jobs))
+    elapsed = time.monotonic() - min((job.begun for job in jobs), default=0.0)
+    return seconds / max(1.0, sum(job.seconds for job in jobs) / elapsed)
 
 
 def _share(job: Job, planned: Mapping[str, Any]) -> float:
@@ -139,7 +140,7 @@ class Watch:
     @property
     def total(self) -> int:
         """Jobs that this pipeline has, the ones that have ended among them."""
-        return sum(self.expected.values())
+        return sum(count for rule, count in self.expected.items() if rule.partition("_")[0] in VERBS)
 
     def look(self) -> None:
         """Read what is new, and show it."""
@@ -170,9 +171,7 @@ class Watch:
 
     def _event(self, about: dict[str, Any]) -> None:
         if about["event"] == "run_info":
-            for rule, count in about["stats"].items():
-                if (kind := rule.partition("_")[0]) in VERBS:
-                    self.expected[kind] = self.expected.get(kind, 0) + count
+            self.expected = dict(about["stats"])
         elif about["event"] == "job_info":
             kind, _, name = about["rule"].partition("_")
             if kind in VERBS:
