@@ -13,6 +13,9 @@ def require_compatible(e: "Experiment") -> None:
     """Raise ValueError for the first combination of settings that cannot be trained."""
     _joint(e)
     _losses(e)
+    for field in () if e.teachers else ("soft_share", "temperature"):
+        if getattr(e, field) != type(e).model_fields[field].default:
+            raise ValueError(f"{field}: {getattr(e, field):g} changes nothing without teachers")
     if taught := [each.label for each in e.teachers if not set(each.tasks) & set(e.tasks)]:
         raise ValueError(f"teachers: {taught[0]} shares no task with {', '.join(e.tasks)}")
     kept = ("own", *(average.kind for average in e.averages))

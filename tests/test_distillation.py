@@ -193,3 +193,9 @@ def test_identity_is_that_of_the_teachers(taught):
 def test_a_teacher_without_a_common_task_is_refused():
     with pytest.raises(ConfigurationError, match="teachers: .* shares no task with sst"):
         mtlib.experiment("smoke", tasks=["sst"], teachers=[mtlib.experiment("smoke", tasks=["qqp"])])
+
+
+@pytest.mark.parametrize("settings", [{"soft_share": 0.3}, {"temperature": 1.0}])
+def test_what_changes_nothing_without_teachers_is_refused(settings):
+    with pytest.raises(ConfigurationError, match=f"{next(iter(settings))}: .* changes nothing without teachers"):
+        mtlib.experiment("smoke", **settings)

@@ -83,7 +83,13 @@ OTHER = {
     "temperature": 3.0, "teachers": [{"encoder": "tiny"}], "averages": [{"kind": "ema"}],
     "stored": "ema", "conflicts": 5,
 }  # fmt: skip
-NEEDS = {"stored": {"averages": [{"kind": "ema"}]}, "aggregate": {"step": "joint"}}
+TAUGHT = {"teachers": [{"encoder": "tiny", "seed": 1}]}
+NEEDS = {
+    "stored": {"averages": [{"kind": "ema"}]},
+    "aggregate": {"step": "joint"},
+    "soft_share": TAUGHT,
+    "temperature": TAUGHT,
+}
 """Fields that can be other than they are by default only beside others."""
 
 
