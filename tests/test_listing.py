@@ -61,7 +61,10 @@ def test_the_list_fits_120_columns_and_keeps_what_identifies_a_run(results):
     assert len(lines) == 4 and max(map(len, lines)) <= 120
     for run_id, line in zip(table["run"], lines[1:], strict=True):
         assert run_id[-8:] in line.split()[0]
-    assert listed(pd.DataFrame({"run": ["a"], "status": ["cannot be read"]})).split("\n")[1].split(None, 1)[0] == "a"
+    unread = {"run": "a", "status": f"{listing.UNREAD}{'long ' * 40}"}
+    both = listed(pd.concat([pd.DataFrame([unread]), table])).splitlines()
+    assert both[:4] == lines and both[4:] == [f"a: {unread['status']}"]
+    assert listed(pd.DataFrame([unread])) == f"a: {unread['status']}"
 
 
 def test_the_command_lists_what_is_asked(results):

@@ -160,7 +160,17 @@ def replay(
 
 
 def listed(table: Any, width: int = 120) -> str:
-    """The table as text of at most `width` columns: what does not fit is cut from the middle of the runs' ids."""
+    """The table as text of at most `width` columns: what does not fit is cut from the middle of the runs' ids.
+
+    Runs that cannot be read follow below it, with the reason.
+    """
+    from mtlib.training.listing import UNREAD
+
+    is_unread = table["status"].str.startswith(UNREAD)
+    below = [f"{run}: {status}" for run, status in table.loc[is_unread, ["run", "status"]].to_numpy()]
+    table = table[~is_unread].dropna(axis="columns", how="all")
+    if not len(table):
+        return "\n".join(below)
     digits = {"seconds": "{:.0f}", "seed": "{:.0f}", "steps": "{:.0f}"}
     shown = table.drop(columns=[name for name in table if str(name).endswith("_r")])
     for name in shown.select_dtypes("number"):
@@ -169,7 +179,7 @@ def listed(table: Any, width: int = 120) -> str:
     shown = shown.fillna("")
     room = width - sum(max(map(len, [name, *shown[name]])) + 1 for name in shown if name != "run")
     shown["run"] = [_cut(name, max(room, 24)) for name in shown["run"]]
-    return "\n".join(line.rstrip() for line in shown.to_string(index=False).splitlines())
+    return "\n".join([*(line.rstrip() for line in shown.to_string(index=False).splitlines()), *below])
 
 
 def _cut(text: str, length: int) -> str:

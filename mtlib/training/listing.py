@@ -16,6 +16,8 @@ from mtlib.training.runs import Run, RunStore
 
 ALWAYS = ["run", "status", "corpus", "encoder", "seed", "steps", "seconds"]
 LAST = ["mean", "evenness", "dev_loss"]
+UNREAD = "cannot be read: "
+"""What the status of a run that cannot be read begins with."""
 
 
 def table(store: RunStore, sort: str = "", where: Iterable[tuple[str, str]] = ()) -> pd.DataFrame:
@@ -84,7 +86,7 @@ def _row(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
     except UnknownKindError as error:
         row["status"] = "".join(re.findall(r"unknown \w+ '[^']*'", str(error))[:1]) + ", see --import"
     except (MtlibError, LookupError, TypeError, AttributeError) as error:
-        return {"run": run.id, "status": f"cannot be read: {str(error).splitlines()[0][:200]}"}, {}
+        return {"run": run.id, "status": f"{UNREAD}{str(error).splitlines()[0][:200]}"}, {}
     return row, settings
 
 

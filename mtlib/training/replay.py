@@ -117,7 +117,9 @@ def _examples(training: Training, parts: Sequence[Part]) -> pd.DataFrame:
     frames = {task: training.corpus[task].train.iloc[rows] for task, rows in batches.items()}
     if len(frames) == 1:
         return next(iter(frames.values())).reset_index(drop=True)
-    return pd.concat([frame.assign(task=task) for task, frame in frames.items()], ignore_index=True)
+    frames = {task: frame.astype({"label": object}).assign(task=task) for task, frame in frames.items()}
+    whole = pd.concat(frames.values(), ignore_index=True).fillna({"text_b": ""})
+    return whole[[name for name in ("task", "id", "text_a", "text_b", "label") if name in whole]]
 
 
 class _Heard:

@@ -73,6 +73,10 @@ def test_a_replayed_step_has_the_bits_of_the_trained_one(kind, tmp_path, monkeyp
         assert (replayed.task, replayed.losses["total"]) == (was["task"], was["values"]["train_loss"])
         assert replayed.gradients["total"] == pytest.approx(was["norm"], rel=1e-5)
         assert len(replayed.batch) == each.settings.batch_size * (2 if kind == "pretraining" else 1)
+        if "+" in replayed.task:
+            assert list(replayed.batch) == ["task", "id", "text_a", "text_b", "label"]
+            assert not replayed.batch.isna().any(axis=None)
+            assert all(label == int(label) for label in replayed.batch.query("task != 'sts'")["label"])
     assert len({trained[step - 1]["sha"] for step in steps}) == len(steps)
     assert files(run) == before
 
