@@ -11,6 +11,7 @@ script makes of that study's tables.
     python docs/evidence.py --check    # exit with 1 where a text and the tables disagree
 """
 
+import math
 import re
 import sys
 from pathlib import Path
@@ -63,13 +64,23 @@ def measured(study: str, argument: str) -> str:
     columns, _, where = columns.partition(" where ")
     table = read(study, name)
     table = (table.query(where) if where else table)[[column.strip() for column in columns.split(",")]]
-    shown = table.map(lambda value: f"{value:.3g}" if isinstance(value, float) else str(value)).replace("nan", "")
-    return shown.to_markdown(index=False, disable_numparse=True)
+    return table.map(shortened).replace("nan", "").to_markdown(index=False, disable_numparse=True)
 
 
 def read(study: str, name: str) -> pd.DataFrame:
     """A table of a reference study."""
     return pd.read_csv(REFERENCE / study / f"{name}.csv", keep_default_na=True)
+
+
+def shortened(value: object) -> str:
+    """A cell as text: a number with three significant digits, below 1 with three decimals or more; nothing for none."""
+    if not isinstance(value, float):
+        return str(value)
+    if math.isnan(value) or not value:
+        return "" if value else "0"
+    if abs(value) >= 1:
+        return f"{value:#.3g}".rstrip(".")
+    return max(f"{value:.3g}", f"{value:.3f}", key=len)
 
 
 def score(value: float) -> str:
