@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from mtlib.study.plots import MARKERS, PAGE_WIDTH, PALETTE, title_of, use_style
 from mtlib.tasks import in_order
@@ -86,6 +87,7 @@ def conflict_plot(run: Run) -> Figure:
         below.set_yticks(np.arange(len(layers)) + 0.5, [layer_label(layer) for layer in layers])
         below.grid(False)
         below.set_xlabel("step")
+        below.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     places[0, 0].set_ylabel("cosine, whole encoder")
     figure.colorbar(shown, ax=places[1].tolist(), label="cosine", pad=0.01)
     return figure
