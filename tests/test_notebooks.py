@@ -54,7 +54,8 @@ def test_a_stage_name_never_leads_out_of_the_notebooks_folder(notebook, tmp_path
     (folder / "link.ipynb").symlink_to(outside)
     (tmp_path / "root" / "deeper").mkdir()
     monkeypatch.chdir(tmp_path / "root" / "deeper")
-    assert find_stage("01_baseline") == inside
+    for name in ("01_baseline", "01_baseline.ipynb", "../notebooks/01_baseline.ipynb", str(inside)):
+        assert find_stage(name) == inside
     for name in ("../../x", "../../x.ipynb", str(outside), "link"):
         with pytest.raises(ConfigurationError, match="given by its path"):
             find_stage(name)

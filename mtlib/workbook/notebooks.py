@@ -33,7 +33,7 @@ from mtlib.workbook.processes import end_with
 
 
 def find_stage(stage: str | Path) -> Path:
-    """The notebook of `stage`: a str is a name inside the notebooks folder, a Path is that very file.
+    """The notebook of `stage`: a str is a name or a path inside the notebooks folder, a Path is that very file.
 
     Raises ConfigurationError for an unknown name, or one that leads out of the notebooks folder.
     """
@@ -42,7 +42,8 @@ def find_stage(stage: str | Path) -> Path:
             raise ConfigurationError(f"{stage}: expected an existing .ipynb file")
         return stage.resolve()
     folder = (project_root() / "notebooks").resolve()
-    path = folder / f"{stage.removesuffix('.ipynb')}.ipynb"
+    is_path = stage.endswith(".ipynb") and os.path.isfile(stage)
+    path = Path(stage) if is_path else folder / f"{stage.removesuffix('.ipynb')}.ipynb"
     if path.resolve().parent != folder:
         raise ConfigurationError(
             f"stage {stage!r}: not in {folder}; a notebook elsewhere is given by its path (--path)"
@@ -50,7 +51,7 @@ def find_stage(stage: str | Path) -> Path:
     if not path.is_file():
         names = sorted(file.stem for file in folder.glob("*.ipynb"))
         raise ConfigurationError(f"unknown stage {stage!r}{nearest(stage, names)}; expected one of {', '.join(names)}")
-    return path
+    return folder / path.name
 
 
 def run_notebook(
