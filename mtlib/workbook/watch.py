@@ -109,7 +109,7 @@ def time_left(
     seconds += sum(notebooks.get(name, usual) for name in waiting)
     seconds += sum(max(0, notebooks.get(name, usual) - job.seconds) for name, job in own.items() if not job.ended)
     elapsed = time.monotonic() - min((job.begun for job in jobs), default=0.0)
-    return seconds / max(1.0, sum(job.seconds for job in jobs) / elapsed)
+    return seconds / max(1.0, sum(job.seconds for job in jobs) / (elapsed or 1.0))
 
 
 def _share(job: Job, planned: Mapping[str, Any]) -> float:
