@@ -59,11 +59,13 @@ def compared(study: str, argument: str) -> str:
 
 
 def measured(study: str, argument: str) -> str:
-    """Some columns of a table as they are, numbers with three significant digits."""
+    """Some columns of a table as they are, numbers with three significant digits, differences with three decimals."""
     name, columns = argument.split(maxsplit=1)
     columns, _, where = columns.partition(" where ")
     table = read(study, name)
     table = (table.query(where) if where else table)[[column.strip() for column in columns.split(",")]]
+    for name in ("difference", "low", "high") if "difference" in table else ():
+        table[name] = ["" if math.isnan(value) else f"{value:+.3f}" for value in table[name]]
     return table.map(shortened).replace("nan", "").to_markdown(index=False, disable_numparse=True)
 
 
