@@ -32,7 +32,7 @@ WIDTH := --jobs="$$MTLIB_MAKE_JOBS" --threads="$$MTLIB_MAKE_THREADS" --profile="
 PIPELINE := $(BIN)/python -m mtlib pipeline $(CHOSEN) $(WIDTH)
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 
-.PHONY: help venv mpnet run plan resume report reference predictions evidence slurm test test-all test-lowest test-slurm mutants soak bench lint format site system clean
+.PHONY: help venv mpnet run plan resume report reference predictions evidence slurm test test-all test-lowest test-slurm mutants soak bench speedrun lint format site system clean
 
 help:  ## this list
 	@echo "usage: make TARGET [PRESET=$$MTLIB_MAKE_PRESET] [CORPUS=$$MTLIB_MAKE_CORPUS] [JOBS=...] [THREADS=...]"
@@ -120,6 +120,9 @@ soak: $(VENV)/.stamp  ## kill tiny runs at random, KILLS times: each must come t
 
 bench: $(VENV)/.stamp-hub  ## mtlib beside its peers, its methods beside plain training: benchmarks/RESULTS.md
 	@$(BIN)/python benchmarks/throughput.py --corpus="$${MTLIB_MAKE_CORPUS:-sample}"
+
+speedrun: $(VENV)/.stamp  ## minutes on two cores to a dev mean of .74, three seeds, for docs/leaderboard.md: CORPUS=FOLDER
+	@$(BIN)/python benchmarks/speedrun.py --corpus="$${MTLIB_MAKE_CORPUS:?expected CORPUS=FOLDER}"
 
 site: $(VENV)/.stamp-site  ## the executed notebooks, guides and reference as a web site in docs/_build/html
 	@$(BIN)/python docs/build.py $(CHOSEN)

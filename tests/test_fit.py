@@ -327,6 +327,22 @@ def test_the_stored_epoch_is_chosen_without_the_reporting_half(corpus):
     assert choosing_mean(frames) == pytest.approx(1)
 
 
+@pytest.mark.parametrize(("limit", "times"), [(None, 1), (10, 2)])
+def test_without_a_limit_dev_is_predicted_once_and_stored_as_scored(corpus, tmp_path, monkeypatch, limit, times):
+    predicted, plain = [], loop.Training._predict
+
+    def counted(self, model, splits):
+        predicted.append(splits)
+        return plain(self, model, splits)
+
+    monkeypatch.setattr(loop.Training, "_predict", counted)
+    run = fit(smoke(epochs=1, steps_per_epoch=2, dev_limit=limit, seed=5), corpus, tmp_path)
+    assert len(predicted) == times + 1  # and test
+    assert (run.history["mean"].iloc[-1] == pytest.approx(run.last_scores["mean"], abs=0)) == (limit is None)
+    for task in corpus:
+        assert run.predictions("dev", task)["id"].tolist() == corpus[task].dev["id"].tolist()
+
+
 def test_a_dev_limit_takes_the_same_rows_for_everybody(corpus):
     frame = corpus["sst"].dev
     assert limited(frame, 10, "sst")["id"].tolist() == limited(frame, 10, "sst")["id"].tolist()

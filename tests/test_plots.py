@@ -62,13 +62,19 @@ def test_one_run_has_a_line_a_task_and_several_a_panel():
 def test_differences_are_filled_where_they_are_resolved():
     systems = {"a": system(1), "b": system(2, skill=0.95, noise=0.5), "c": system(3)}
     table = compare(systems, [("a", "b"), ("a", "c")], draws=2000)
-    axes = plots.differences(table, ["mean", "sst"]).axes[0]
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["b − a", "c − a"]
-    shown = table[table["task"].isin(["mean", "sst"])]
-    dots = [line for line in axes.get_lines() if line.get_marker() == "o" and len(line.get_xdata()) == 1]
-    filled = {float(dot.get_xdata()[0]): dot.get_markerfacecolor() != "white" for dot in dots}
-    assert filled == dict(zip(shown["difference"], shown["resolved"] == "yes", strict=True))
-    assert set(filled.values()) == {True, False}
+    panels = plots.differences(table, ["mean", "sst"]).axes
+    assert [axes.get_title() for axes in panels] == ["Mean", "SST-5"]
+    assert [label.get_text() for label in panels[0].get_yticklabels()] == ["b − a", "c − a"]
+    seen = set()
+    for task, axes in zip(["mean", "sst"], panels, strict=True):
+        shown = table[table["task"] == task]
+        dots = [line for line in axes.get_lines() if line.get_marker() == "o"]
+        assert [float(dot.get_xdata()[0]) for dot in dots] == shown["difference"].tolist()
+        assert [float(dot.get_ydata()[0]) for dot in dots] == [0, 1]
+        filled = [dot.get_markerfacecolor() != "white" for dot in dots]
+        assert filled == (shown["resolved"] == "yes").tolist()
+        seen |= set(filled)
+    assert seen == {True, False}
 
 
 def test_cost_shows_every_run_and_names_those_that_are_asked_for():

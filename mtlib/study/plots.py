@@ -13,6 +13,8 @@ import pandas as pd
 import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator
 from scipy.optimize import isotonic_regression
 
@@ -176,7 +178,7 @@ def _score_columns(history: pd.DataFrame) -> list[str]:
 def differences(
     comparison: pd.DataFrame, tasks: Sequence[str] | None = None, xlabel: str = "", margin: float = 0.0
 ) -> Figure:
-    """Differences with their intervals, a group of rows a pair; resolved ones filled, the others hollow.
+    """Differences with their intervals, a panel a task and a row a pair; resolved ones filled, the others hollow.
 
     comparison: a table of `statistics.compare`. tasks: those shown, by default all, mean and evenness among them.
     margin: a band of +-margin, within which a difference is too small to matter.
@@ -186,21 +188,27 @@ def differences(
     rows = comparison[comparison["task"].isin(tasks)]
     names = rows["system"] + " − " + rows["against"]
     systems = list(dict.fromkeys(names))
-    figure, axes = plt.subplots(figsize=(PAGE_WIDTH, 0.75 + (0.14 * len(tasks) + 0.12) * len(systems)))
-    shifts = (np.arange(len(tasks)) - (len(tasks) - 1) / 2) * 0.75 / len(tasks)
+    height = 0.85 + 0.17 * sum(1 + name.count("\n") * 0.75 for name in systems)
+    figure, axes = plt.subplots(1, len(tasks), figsize=(PAGE_WIDTH, height), sharex=True, sharey=True, squeeze=False)
+    panels = dict(zip(tasks, axes.flat, strict=True))
     for name, row in zip(names, rows.to_dict("records"), strict=True):
-        place, colour = systems.index(name) + shifts[tasks.index(row["task"])], colour_of(row["task"])
-        interval(axes, place, row["difference"], row["low"], row["high"], colour, row["resolved"] == "yes")
-    for task in tasks:
-        axes.plot([], [], "o-", color=colour_of(task), markersize=4, label=title_of(task))
-    axes.plot([], [], "o", color="#777777", markerfacecolor="white", markersize=4, label="not resolved")
-    axes.axvline(0, color="#777777", linewidth=0.8, zorder=0)
-    if margin:
-        axes.axvspan(-margin, margin, color="#777777", alpha=0.18, linewidth=0, zorder=0, label=f"± {margin:g}")
-    axes.set_yticks(range(len(systems)), systems)
-    axes.grid(axis="y", visible=False)
-    axes.set(xlabel=xlabel or "difference of scores, 95 % interval", ylim=(len(systems) - 0.5, -0.5))
-    figure.legend(loc="outside upper center", ncols=len(tasks) + 1 + bool(margin))
+        place, filled = systems.index(name), row["resolved"] == "yes"
+        interval(panels[row["task"]], place, row["difference"], row["low"], row["high"], colour_of(row["task"]), filled)
+    for task, panel in panels.items():
+        panel.axvline(0, color="#777777", linewidth=0.8, zorder=0)
+        if margin:
+            panel.axvspan(-margin, margin, color="#777777", alpha=0.18, linewidth=0, zorder=0)
+        panel.set_title(title_of(task), color=colour_of(task))
+        panel.spines["left"].set_visible(False)
+        panel.tick_params(left=False)
+        panel.xaxis.set_major_locator(MaxNLocator(8 // len(tasks) + 1, steps=[1, 2, 5, 10]))
+    axes[0, 0].set_yticks(range(len(systems)), systems)
+    axes[0, 0].set_ylim(len(systems) - 0.5, -0.5)
+    dot: dict[str, Any] = {"color": "#777777", "marker": "o", "markersize": 4, "linestyle": ""}
+    signs = [Line2D([], [], **dot, label="resolved"), Line2D([], [], **dot, mfc="white", label="not resolved")]
+    band = [Patch(color="#777777", alpha=0.18, linewidth=0, label=f"± {margin:g}")] if margin else []
+    figure.legend(handles=[*signs, *band], loc="outside upper right", ncols=3)
+    figure.supxlabel(xlabel or "difference of scores, 95 % interval", fontsize=8)
     return figure
 
 

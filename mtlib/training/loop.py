@@ -70,6 +70,7 @@ class Training:
         self.aggregate: Aggregation = Sum()
         self.history: list[dict] = []
         self.best: dict = {"epoch": 0, "quality": float("-inf")}
+        self.frames: dict[str, dict[str, pd.DataFrame]] = {}  # what each model predicted after this process' last epoch
         self.sums: dict[str, float] = defaultdict(float)
         self.counts: dict[str, float] = defaultdict(int)
         self.seconds = 0.0
@@ -147,8 +148,7 @@ class Training:
 
     def train(self, interruption: Interruption) -> None:
         """Optimizer steps up to the end of the last epoch, with checkpoints as `minutes` and SHARE allow."""
-        e = self.experiment
-        saved = time.monotonic()
+        e, saved = self.experiment, time.monotonic()
         for number in range(self.done, e.steps):
             begun = time.monotonic()
             self._step(number)
@@ -231,8 +231,7 @@ class Training:
             return embeddings, self.model(batch.task.name, batch.inputs, embeddings)
 
     def _factor(self, number: int) -> float:
-        e = self.experiment
-        losses = [row["train_loss"] for row in self.history]
+        e, losses = self.experiment, [row["train_loss"] for row in self.history]
         return learning_rate_factor(e.schedule, number, e.steps, round(e.warmup * e.steps), losses)
 
     def _record(self, parts: list[Part], values: dict[str, float]) -> None:
@@ -271,9 +270,9 @@ class Training:
 
     def _score(self) -> tuple[dict[str, float], float]:
         """Dev scores of student and teacher for the history, and the number by which the stored epoch is chosen."""
-        frames = {name: self._predict(model, self.scored) for name, model in self._models().items()}
-        quality = evaluation.choosing_mean(frames[self.stored])
-        return evaluation.all_scores(frames) | {"choosing_mean": quality}, quality
+        self.frames = {name: self._predict(model, self.scored) for name, model in self._models().items()}
+        quality = evaluation.choosing_mean(self.frames[self.stored])
+        return evaluation.all_scores(self.frames) | {"choosing_mean": quality}, quality
 
     def _models(self) -> dict[str, MultitaskModel]:
         """The models to be scored, "own" first."""
@@ -324,7 +323,8 @@ class Training:
         expect_finite(self.model, self.done)
         with self.device.autocast():
             models = self._models()
-            frames = {name: self._predict(model, self.data.dev) for name, model in models.items()}
+            known = self.frames if self.scored == dict(self.data.dev) else {}  # then dev is predicted already
+            frames = {name: known.get(name) or self._predict(each, self.data.dev) for name, each in models.items()}
             chosen_model, chosen = models[self.stored], frames[self.stored]
             if self.best["epoch"] != self.experiment.epochs:
                 chosen_model = self.run.model(self.best["seal"]).to(self.device.device)
