@@ -112,7 +112,7 @@ def main() -> int:
     if found["mean"].min() < TARGET:
         print(f"no record: the lowest mean is {found['mean'].min():.4f}, expected {TARGET}")
         return 1
-    kept = [pd.read_csv(RECORDS)] if RECORDS.is_file() else []
+    kept = [pd.read_csv(RECORDS, dtype={"commit": str})] if RECORDS.is_file() else []
     RECORDS.parent.mkdir(parents=True, exist_ok=True)
     pd.concat([*kept, pd.DataFrame([record(found, options.threads)])]).to_csv(RECORDS, index=False)
     print(f"{RECORDS}: {found['minutes'].max():.1f} minutes, the slowest of {len(found)} seeds")

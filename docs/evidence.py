@@ -71,7 +71,7 @@ def measured(study: str, argument: str) -> str:
 
 def read(study: str, name: str) -> pd.DataFrame:
     """A table of a reference study."""
-    return pd.read_csv(REFERENCE / study / f"{name}.csv", keep_default_na=True)
+    return pd.read_csv(REFERENCE / study / f"{name}.csv", dtype={"commit": str})
 
 
 def shortened(value: object) -> str:
