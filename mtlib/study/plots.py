@@ -183,18 +183,18 @@ def differences(
     comparison: a table of `statistics.compare`. tasks: those shown, by default all, mean and evenness among them.
     margin: a band of +-margin, within which a difference is too small to matter.
     """
-    use_style()
     tasks = list(tasks or dict.fromkeys(comparison["task"]))
     rows = comparison[comparison["task"].isin(tasks)]
     names = rows["system"] + " − " + rows["against"]
     systems = list(dict.fromkeys(names))
-    height = 0.85 + 0.17 * sum(1 + name.count("\n") * 0.75 for name in systems)
-    figure, axes = plt.subplots(1, len(tasks), figsize=(PAGE_WIDTH, height), sharex=True, sharey=True, squeeze=False)
-    panels = dict(zip(tasks, axes.flat, strict=True))
+    height = 0.55 + 0.17 * sum(1 + name.count("\n") * 0.75 for name in systems)
+    figure, axes = panels(len(tasks), len(tasks), height, sharex=True, sharey=True)
+    by_task = dict(zip(tasks, axes, strict=True))
     for name, row in zip(names, rows.to_dict("records"), strict=True):
         place, filled = systems.index(name), row["resolved"] == "yes"
-        interval(panels[row["task"]], place, row["difference"], row["low"], row["high"], colour_of(row["task"]), filled)
-    for task, panel in panels.items():
+        colour = colour_of(row["task"])
+        interval(by_task[row["task"]], place, row["difference"], row["low"], row["high"], colour, filled)
+    for task, panel in by_task.items():
         panel.axvline(0, color="#777777", linewidth=0.8, zorder=0)
         if margin:
             panel.axvspan(-margin, margin, color="#777777", alpha=0.18, linewidth=0, zorder=0)
@@ -202,8 +202,8 @@ def differences(
         panel.spines["left"].set_visible(False)
         panel.tick_params(left=False)
         panel.xaxis.set_major_locator(MaxNLocator(8 // len(tasks) + 1, steps=[1, 2, 5, 10]))
-    axes[0, 0].set_yticks(range(len(systems)), systems)
-    axes[0, 0].set_ylim(len(systems) - 0.5, -0.5)
+    axes[0].set_yticks(range(len(systems)), systems)
+    axes[0].set_ylim(len(systems) - 0.5, -0.5)
     dot: dict[str, Any] = {"color": "#777777", "marker": "o", "markersize": 4, "linestyle": ""}
     signs = [Line2D([], [], **dot, label="resolved"), Line2D([], [], **dot, mfc="white", label="not resolved")]
     band = [Patch(color="#777777", alpha=0.18, linewidth=0, label=f"± {margin:g}")] if margin else []
