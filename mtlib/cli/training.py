@@ -1,4 +1,4 @@
-"""`mtlib train`, `runs`, `rm` and `replay`: runs made, listed, removed, and a step of one looked at again."""
+"""`mtlib train`, `runs`, `rm`, `pack`, `unpack` and `replay`: runs made, listed, removed, passed on, looked into."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -135,6 +135,38 @@ def remove(
     found = found_run(run, results, finished=False)
     freed = listing.remove(mtlib.RunStore(found.path.parent.parent), found, force)
     typer.echo(f"{found.id}: removed, {freed / 1e6:.1f} MB freed")
+
+
+@app.command()
+def pack(
+    file: Annotated[Path, typer.Argument(help="the bundle to write, a .tar.xz")],
+    runs: Annotated[list[str] | None, typer.Argument(help="finished runs (default: all of them)")] = None,
+    results: ResultsOption = Path("results"),
+    imports: ImportOption = None,
+) -> None:
+    """Write finished runs to one file: scores, histories and predictions, without weights and labels."""
+    import mtlib
+    from mtlib.training.bundles import pack
+
+    every = [run for run in mtlib.RunStore(results).all() if run.complete]
+    chosen = [found_run(name, results) for name in runs] if runs else every
+    size = pack(chosen, file).stat().st_size
+    typer.echo(f"{file}: {len(chosen)} runs, {size / 1e6:.1f} MB")
+
+
+@app.command()
+def unpack(
+    file: Annotated[Path, typer.Argument(help="a bundle that `mtlib pack` wrote")],
+    corpus: Annotated[str, typer.Option(help='what they were trained on: "sample", "hub", a folder or a YAML file')],
+    results: ResultsOption = Path("results"),
+    imports: ImportOption = None,
+) -> None:
+    """Add the runs in a bundle, whose notebooks then need no training; the labels come from the corpus."""
+    import mtlib
+    from mtlib.training.bundles import unpack
+
+    for run in unpack(file, mtlib.load_corpus(corpus), results):
+        typer.echo(f"{run.id}: {run.path}")
 
 
 @app.command()

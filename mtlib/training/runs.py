@@ -60,7 +60,7 @@ class Run:
     def read(self, name: str) -> dict:
         """A JSON file of the run; raises CheckpointError when it is missing or damaged."""
         try:
-            content = json.loads(self._bytes(name))
+            content = json.loads(self.file(name))
         except (OSError, ValueError, RecursionError) as error:
             raise CheckpointError(f"{self.path / name}: expected the JSON of a run ({error})") from error
         if not isinstance(content, dict):
@@ -70,7 +70,7 @@ class Run:
     def read_frame(self, name: str, **options: Any) -> pd.DataFrame:
         """A table of the run; raises CheckpointError when it is missing, cut off or otherwise damaged."""
         try:
-            data = self._bytes(name)
+            data = self.file(name)
         except OSError as error:
             raise CheckpointError(f"{self.path / name}: expected a table of a run ({error})") from error
         if not data.endswith(b"\n"):
@@ -86,8 +86,8 @@ class Run:
             raise CheckpointError(f"{self.path / name}: expected the key {key!r}, found {sorted(content)[:20]}")
         return content[key]
 
-    def _bytes(self, name: str) -> bytes:
-        """Content of a file; of a finished run's, checked against the SHA-256 in status.json."""
+    def file(self, name: str) -> bytes:
+        """Content of a file; a finished run's has to have the SHA-256 in status.json, or CheckpointError is raised."""
         data = (self.path / name).read_bytes()
         sealed = {} if name == STATUS or not (self.path / STATUS).is_file() else self.read(STATUS).get("files", {})
         if name in sealed and (digest := hashlib.sha256(data).hexdigest()) != sealed[name]:

@@ -1,0 +1,150 @@
+"""Finished runs in one file to pass on: scores, histories and predictions, without weights and without the corpus."""
+
+import hashlib
+import io
+import json
+import re
+import tarfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from mtlib.data.corpus import Corpus
+from mtlib.errors import CheckpointError
+from mtlib.training.files import inside, make_folder, safe_name, storage, write_atomic
+from mtlib.training.runs import STATUS, Run, RunStore
+
+BESIDE = ("environment.json", STATUS)
+"""Files of a bundled run that its status does not seal."""
+
+SEALED = re.compile(r"(config|scores)\.json|(history|conflicts)\.csv|predictions/\w+-[\w.-]+\.csv")
+"""Files that a run's status seals."""
+
+LARGEST = 2**28
+"""Bytes of the largest file in a bundle."""
+
+Files = dict[str, bytes]
+"""A run's files by their names in its folder."""
+
+
+def pack(runs: Iterable[Run], path: Path | str) -> Path:
+    """Write finished runs to `path`, a .tar.xz, without weights and without labels; the same bytes for the same runs.
+
+    Like files of different runs lie side by side, so that ids, which are the same in all, take room once.
+    Raises CheckpointError for a run that is not finished, or whose files changed since it was.
+    """
+    found = {run.id: _stored(run) for run in runs}
+    members = sorted((name, run) for run, files in found.items() for name in files)
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:xz", preset=9) as archive:
+        for name, run in members:
+            data = found[run][name]
+            member = tarfile.TarInfo(f"{run}/{name}")
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    write_atomic(path, packed.getvalue())
+    return Path(path)
+
+
+def unpack(path: Path | str, corpus: Corpus, results: Path | str = "results") -> list[Run]:
+    """The runs in a bundle, added to `<results>/runs` with the labels of `corpus`; those that are there stay.
+
+    What is written has the SHA-256 that was sealed when the run finished, or nothing of the run is written.
+    Raises CheckpointError for a file that is no bundle or is damaged, for another corpus than the runs were trained on,
+    and where one of them was begun here and is not finished.
+    """
+    return [_added(name, files, corpus, RunStore(results)) for name, files in _read(Path(path)).items()]
+
+
+def has_weights(run: Run) -> bool:
+    """Whether the run's model is there, which it is not after `unpack`."""
+    return (run.path / "model").is_dir()
+
+
+def _stored(run: Run) -> Files:
+    if not run.complete:
+        raise CheckpointError(f"{run.path}: expected a finished run, found status {run.status!r}")
+    with storage("read", run.path):
+        files = {name: run.file(name) for name in (*BESIDE, *run.read(STATUS)["files"])}
+    return {name: _without_labels(data) if "/" in name else data for name, data in files.items()}
+
+
+def _read(path: Path) -> dict[str, Files]:
+    """The files of each run in a bundle, by its id; names that could lead anywhere else are refused."""
+    found: dict[str, Files] = {}
+    try:
+        with storage("read", path), tarfile.open(path, "r:xz") as archive:
+            for member in archive:
+                run, _, name = member.name.partition("/")
+                if not (member.isfile() and member.size <= LARGEST and (name in BESIDE or SEALED.fullmatch(name))):
+                    raise CheckpointError(f"{path}: {member.name[:200]!r}: not a file of a bundled run")
+                content = archive.extractfile(member)
+                found.setdefault(safe_name(run), {})[name] = content.read() if content else b""
+    except (tarfile.TarError, EOFError, ValueError) as error:
+        raise CheckpointError(f"{path}: expected runs as `mtlib pack` writes them ({error})") from error
+    return found
+
+
+def _added(name: str, files: Files, corpus: Corpus, store: RunStore) -> Run:
+    try:
+        config, status = (json.loads(files[each]) for each in ("config.json", STATUS))
+        identity, about, sealed = config["identity"], config["corpus"], status["files"]
+        whole = status["status"] == "complete" and {*sealed, *BESIDE} == {*files} and name.endswith(identity[:8])
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{name}: expected the files of a finished run ({error!r})") from error
+    if not whole:
+        raise CheckpointError(f"{name}: expected the files of a finished run, found {sorted(files)}")
+    run = store.open(name.rpartition("-")[0], identity)
+    with run.lock():
+        if run.complete:
+            return run
+        if run.status != "new":
+            raise CheckpointError(f"{run.path}: begun here, {run.status}; finish it, or remove it with `mtlib rm`")
+        for each, data in _labelled(name, files, about, corpus):
+            if hashlib.sha256(data).hexdigest() != sealed[each]:
+                raise CheckpointError(f"{name}/{each}: not what was sealed when the run finished")
+            files[each] = data
+        for each in sorted(files, key=lambda each: (each == STATUS, each)):
+            place = inside(store.folder, run.path / each)
+            with storage("create", place.parent):
+                make_folder(place.parent)
+            write_atomic(place, files[each])
+    return run
+
+
+def _labelled(name: str, files: Files, about: Mapping[str, object], corpus: Corpus) -> Iterator[tuple[str, bytes]]:
+    """The sealed files as they were stored; predictions get their labels back."""
+    part = corpus.only([task for task in corpus if task in about["tasks"]])
+    if part.fingerprint != about["fingerprint"]:
+        raise CheckpointError(
+            f"{name}: trained on another corpus: expected SHA-256 {about['fingerprint']}, "
+            f"found {part.fingerprint} in {corpus.name}"
+        )
+    for each, data in files.items():
+        if each.startswith("predictions/"):
+            split, _, task = Path(each).stem.partition("-")
+            frame = getattr(corpus[task], "test" if split == "test" else "dev")
+            yield each, _with_labels(data, frame)
+        elif each not in BESIDE:
+            yield each, data
+
+
+def _without_labels(data: bytes) -> bytes:
+    return _csv(_table(data).drop(columns="label", errors="ignore"))
+
+
+def _with_labels(data: bytes, split: pd.DataFrame) -> bytes:
+    frame = _table(data)
+    if "label" in split and len(frame) == len(split):
+        frame.insert(1, "label", split["label"].to_numpy())
+    return _csv(frame)
+
+
+def _table(data: bytes) -> pd.DataFrame:
+    """A table whose cells are the texts that stand in it, so that numbers come back to the same bytes."""
+    return pd.read_csv(io.BytesIO(data), dtype=str, keep_default_na=False)
+
+
+def _csv(frame: pd.DataFrame) -> bytes:
+    return frame.to_csv(index=False, lineterminator="\n").encode()

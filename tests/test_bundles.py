@@ -1,0 +1,221 @@
+"""Runs passed on in one file: `mtlib pack` and `mtlib unpack`."""
+
+import io
+import shutil
+import tarfile
+
+import pandas as pd
+import pytest
+from conftest import made_up_corpus
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+import mtlib
+from mtlib.cli import app
+from mtlib.errors import CheckpointError, ConfigurationError
+from mtlib.training import bundles
+from mtlib.training.bundles import has_weights, pack, unpack
+
+SHORT = {"epochs": 1, "steps_per_epoch": 2}
+
+
+@pytest.fixture(scope="module")
+def trained(corpus, tmp_path_factory):
+    """A store with a pretraining, a run that starts from it, and a run with a teacher of its own."""
+    folder = tmp_path_factory.mktemp("trained")
+    after = mtlib.experiment("smoke", start_from=mtlib.pretraining("smoke", **SHORT), **SHORT)
+    taught = mtlib.experiment("smoke", sampler="annealed", penalties=[mtlib.Bregman(weight=1.0, decay=0.9)], **SHORT)
+    for experiment in (after, taught):
+        mtlib.fit(experiment, corpus, folder, progress="none")
+    return mtlib.RunStore(folder)
+
+
+@pytest.fixture(scope="module")
+def bundle(trained, tmp_path_factory):
+    """All of them in one file."""
+    return pack(trained.all(), tmp_path_factory.mktemp("bundle") / "runs.tar.xz")
+
+
+def members(path):
+    with tarfile.open(path, "r:xz") as archive:
+        return {member.name: archive.extractfile(member).read() for member in archive}
+
+
+def bundle_of(files, path):
+    """A bundle of the given files, whatever they are."""
+    with tarfile.open(path, "w:xz") as archive:
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return path
+
+
+def test_unpacked_runs_are_those_that_were_packed_but_for_their_weights(trained, bundle, corpus, tmp_path):
+    found = unpack(bundle, corpus, tmp_path)
+    assert [run.id for run in mtlib.RunStore(tmp_path).all()] == [run.id for run in trained.all()]
+    for run in found:
+        original = mtlib.Run(trained.folder / run.id)
+        files = {path.relative_to(run.path) for path in run.path.rglob("*") if path.is_file()}
+        assert run.complete and not has_weights(run) and has_weights(original)
+        assert {str(name) for name in files} > {"config.json", "history.csv", "scores.json", "environment.json"}
+        for name in files - {run.path / "lock"}:
+            assert (run.path / name).read_bytes() == (original.path / name).read_bytes()
+    taught = next(run for run in found if "bregman" in run.id)
+    for split in ("dev", "test", "last", "teacher"):
+        for task in corpus:
+            expected = mtlib.Run(trained.folder / taught.id).predictions(split, task)
+            pd.testing.assert_frame_equal(taught.predictions(split, task), expected)
+
+
+def test_a_bundle_has_no_label_and_no_text_of_the_corpus(bundle, corpus):
+    tables = {name: data for name, data in members(bundle).items() if "/predictions/" in name}
+    assert len(tables) == 2 * 6 + 6
+    assert all("label" not in pd.read_csv(io.BytesIO(data)) for data in tables.values())
+    everything = b"\n".join(members(bundle).values()).decode()
+    assert not any(text in everything for _, _, frame in corpus.frames() for text in frame["text_a"] if " " in text)
+
+
+def test_the_same_runs_make_the_same_bytes(trained, bundle, tmp_path):
+    assert pack(reversed(trained.all()), tmp_path / "again.tar.xz").read_bytes() == bundle.read_bytes()
+
+
+def test_fit_loads_an_unpacked_run_and_says_what_is_missing_where_weights_are_needed(bundle, corpus, tmp_path):
+    unpack(bundle, corpus, tmp_path)
+    ranking = mtlib.pretraining("smoke", **SHORT)
+    after = mtlib.experiment("smoke", start_from=ranking, **SHORT)
+    run = mtlib.fit(after, corpus, tmp_path, progress="none")
+    scores = run.scores
+    assert not has_weights(run) and 0 <= scores["mean"] <= 1
+    with pytest.raises(CheckpointError, match="no weights here; .* remove it and train it again"):
+        run.model()
+    with pytest.raises(CheckpointError, match="mnrl-5.*no weights here"):
+        mtlib.fit(after.but(seed=1, start_from=ranking), corpus, tmp_path, progress="none")
+    shutil.rmtree(run.path)
+    shutil.rmtree(mtlib.RunStore(tmp_path).find("mnrl-5").path)
+    again = mtlib.fit(after, corpus, tmp_path, progress="none")
+    assert has_weights(again) and again.scores == scores
+
+
+def test_runs_that_are_there_stay_and_one_that_was_begun_is_not_replaced(trained, bundle, corpus, tmp_path):
+    shutil.copytree(trained.folder, tmp_path / "runs")
+    assert all(has_weights(run) for run in unpack(bundle, corpus, tmp_path))
+    begun = mtlib.RunStore(tmp_path).all()[0]
+    begun.set_status("interrupted", step=1)
+    with pytest.raises(CheckpointError, match="begun here, interrupted"):
+        unpack(bundle, corpus, tmp_path)
+    with pytest.raises(CheckpointError, match="expected a finished run, found status 'interrupted'"):
+        pack([begun], tmp_path / "no.tar.xz")
+    assert not (tmp_path / "no.tar.xz").exists()
+
+
+def test_another_corpus_is_refused(bundle, tmp_path):
+    with pytest.raises(CheckpointError, match="trained on another corpus: expected SHA-256"):
+        unpack(bundle, made_up_corpus(rows=62), tmp_path)
+    assert not mtlib.RunStore(tmp_path).all()
+
+
+def test_a_run_of_a_part_of_the_corpus_finds_its_part(corpus, tmp_path):
+    one = mtlib.fit(mtlib.experiment("smoke", tasks=["sts"], **SHORT), corpus, tmp_path / "a", progress="none")
+    path = pack([one], tmp_path / "one.tar.xz")
+    (found,) = unpack(path, corpus, tmp_path / "b")
+    assert found.scores == one.scores
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"scores.json": b"{}"},
+        {"history.csv": None},
+        {"predictions/dev-sst.csv": b"id,prediction\nsst-dev-0,1\n"},
+        {"status.json": b"[]"},
+        {"status.json": b'{"status": "running", "files": {}}'},
+        {"config.json": b"\xff"},
+    ],
+    ids=lambda change: f"{next(iter(change))} {next(iter(change.values()))!r:.20}",
+)
+def test_a_changed_bundle_adds_no_run(bundle, corpus, tmp_path, change):
+    files = members(bundle)
+    run = next(name.partition("/")[0] for name in files if "bregman" in name)
+    mine = {name: data for name, data in files.items() if name.startswith(f"{run}/")}
+    for name, data in change.items():
+        mine.pop(f"{run}/{name}")
+        mine |= {} if data is None else {f"{run}/{name}": data}
+    with pytest.raises(CheckpointError, match=run):
+        unpack(bundle_of(mine, tmp_path / "changed.tar.xz"), corpus, tmp_path)
+    assert not [each for each in mtlib.RunStore(tmp_path).all() if each.complete]
+
+
+@pytest.mark.parametrize(
+    "name", ["../x/config.json", "/etc/config.json", "a/model/x", "a/../../scores.json", "config.json"]
+)
+def test_names_that_lead_elsewhere_are_refused(corpus, tmp_path, name):
+    with pytest.raises((CheckpointError, ConfigurationError)):
+        unpack(bundle_of({name: b"{}"}, tmp_path / "evil.tar.xz"), corpus, tmp_path / "results")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["evil.tar.xz"]
+
+
+def test_a_link_or_an_enormous_file_is_refused(corpus, tmp_path, monkeypatch):
+    with tarfile.open(tmp_path / "link.tar.xz", "w:xz") as archive:
+        member = tarfile.TarInfo("a-00000000/config.json")
+        member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(member)
+    monkeypatch.setattr(bundles, "LARGEST", 8)
+    large = bundle_of({"a-00000000/config.json": b"x" * 9}, tmp_path / "large.tar.xz")
+    for path in (tmp_path / "link.tar.xz", large):
+        with pytest.raises(CheckpointError, match="not a file of a bundled run"):
+            unpack(path, corpus, tmp_path)
+
+
+@pytest.mark.parametrize("data", [b"", b"no archive", "cut"])
+def test_what_is_no_bundle_is_one_message(bundle, corpus, tmp_path, data):
+    path = tmp_path / "x.tar.xz"
+    path.write_bytes(bundle.read_bytes()[:-100] if data == "cut" else data)
+    with pytest.raises(CheckpointError, match="expected runs as `mtlib pack` writes them"):
+        unpack(path, corpus, tmp_path)
+    assert not [each for each in mtlib.RunStore(tmp_path).all() if each.complete]
+
+
+@given(
+    st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\r\0"), min_size=1), min_size=1, unique=True),
+    st.data(),
+)
+def test_labels_come_back_to_the_same_bytes_whatever_the_ids(ids, data):
+    numbers = st.floats(allow_nan=False, allow_infinity=False)
+    column = st.lists(numbers, min_size=len(ids), max_size=len(ids))
+    frame = pd.DataFrame({"id": ids, "label": data.draw(column), "prediction": data.draw(column)})
+    stored = bundles._csv(frame)
+    assert bundles._with_labels(bundles._without_labels(stored), frame) == stored
+
+
+def test_the_commands(trained, corpus_folder, tmp_path):
+    runner, file = CliRunner(), str(tmp_path / "runs.tar.xz")
+    results = ["--results", str(trained.folder.parent)]
+    packed = runner.invoke(app, ["pack", file, "mnrl-5", *results])
+    assert packed.exit_code == 0 and "1 runs" in packed.output
+    assert "3 runs" in runner.invoke(app, ["pack", file, *results]).output
+    there = ["--results", str(tmp_path / "there")]
+    unpacked = runner.invoke(app, ["unpack", file, "--corpus", str(corpus_folder), *there])
+    assert unpacked.exit_code == 0 and len(unpacked.output.splitlines()) == 3
+    refused = runner.invoke(app, ["unpack", file, "--corpus", "sample", "--results", str(tmp_path / "elsewhere")])
+    assert refused.exit_code == CheckpointError.exit_code and "another corpus" in refused.output
+
+
+@pytest.mark.slow
+def test_the_methods_table_is_made_anew_from_a_bundle(tmp_path):
+    from mtlib.workbook.notebooks import find_stage, run_notebook
+    from mtlib.workbook.plan import read_runs
+
+    path, given = find_stage("06_ensemble"), {"preset": "smoke", "corpus": "sample"}
+    run_notebook(path, given, results=tmp_path / "a", figures=tmp_path / "a")
+    asked = {each.label for each in read_runs(path, given).values()}
+    store = mtlib.RunStore(tmp_path / "a")
+    bundle = pack([run for run in store.all() if run.experiment.label in asked], tmp_path / "runs.tar.xz")
+    unpack(bundle, mtlib.load_corpus("sample"), tmp_path / "b")
+    run_notebook(path, given | {"train": False}, results=tmp_path / "b", figures=tmp_path / "b")
+    before, after = (
+        pd.read_csv(tmp_path / place / "tables" / "smoke-sample" / "table_7.csv", index_col="method") for place in "ab"
+    )
+    assert set(before.index) - set(after.index) == {"soup from the encoder", "soup from MNRL"}
+    pd.testing.assert_frame_equal(before.loc[after.index], after)
