@@ -205,13 +205,10 @@ def test_the_commands(trained, corpus_folder, tmp_path):
 @pytest.mark.slow
 def test_the_methods_table_is_made_anew_from_a_bundle(tmp_path):
     from mtlib.workbook.notebooks import find_stage, run_notebook
-    from mtlib.workbook.plan import read_runs
 
     path, given = find_stage("06_ensemble"), {"preset": "smoke", "corpus": "sample"}
     run_notebook(path, given, results=tmp_path / "a", figures=tmp_path / "a")
-    asked = {each.label for each in read_runs(path, given).values()}
-    store = mtlib.RunStore(tmp_path / "a")
-    bundle = pack([run for run in store.all() if run.experiment.label in asked], tmp_path / "runs.tar.xz")
+    bundle = pack(mtlib.RunStore(tmp_path / "a").all(), tmp_path / "runs.tar.xz")
     unpack(bundle, mtlib.load_corpus("sample"), tmp_path / "b")
     run_notebook(path, given | {"train": False}, results=tmp_path / "b", figures=tmp_path / "b")
     before, after = (
