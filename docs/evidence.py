@@ -5,6 +5,7 @@ script makes of that study's tables.
 
     methods     Table 7: scores, the difference of each mean from the baseline's with its interval, resolved or not
     compared    one comparison: `TABLE SYSTEM AGAINST TASK[,TASK ...]`, columns of the table separated by `|`
+    answers     questions, a line each below KIND: `QUESTION | STUDY TABLE | SYSTEM | AGAINST`; differences of every task
     measured    a table's columns, and of its rows those that are wanted: `TABLE COLUMN,COLUMN ...[ where QUERY]`
 
     python docs/evidence.py            # write
@@ -20,7 +21,7 @@ import pandas as pd
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "results" / "reference"
-BLOCK = re.compile(r"(<!-- evidence: ([^\n]+?) -->\n)(.*?)(\n?<!-- /evidence -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- evidence: (.+?) -->\n)(.*?)(\n?<!-- /evidence -->)", re.DOTALL)
 TASKS = {"qqp": "QQP", "sst": "SST-5", "sts": "STS-B (r + 1) / 2", "mean": "mean", "evenness": "evenness"}
 
 
@@ -43,19 +44,47 @@ def compared(study: str, argument: str) -> str:
     lines = []
     for line in argument.split(" ; "):
         name, system, against, tasks = (part.strip() for part in line.split("|"))
-        table = read(study, name)
-        for task in tasks.split(","):
-            rows = table[(table["system"] == system) & (table["task"] == task.strip())]
-            if "against" in table:
-                rows = rows[rows["against"] == against]
-            if len(rows) != 1:
-                raise SystemExit(f"{study}/{name}: {len(rows)} rows of {system!r} against {against!r}, {task}")
-            row = rows.iloc[0]
+        rows = comparison(study, name, system, against)
+        for task in map(str.strip, tasks.split(",")):
+            row = rows.loc[task]
             seeds = f", {row['seeds']} seeds each" if row.get("seeds", 1) > 1 else ""
-            lines.append(
-                f"- {system} against {against}, {TASKS[task.strip()]}{seeds}: {difference(row)}, {resolved(row)}"
-            )
+            lines.append(f"- {system} against {against}, {TASKS[task]}{seeds}: {difference(row)}, {resolved(row)}")
     return "\n".join(lines)
+
+
+def comparison(study: str, name: str, system: str, against: str) -> pd.DataFrame:
+    """The rows of a table that compare one system with another, by task."""
+    table = read(study, name)
+    rows = table[(table["system"] == system) & (table.get("against", against) == against)].set_index("task")
+    if rows.empty or not rows.index.is_unique:
+        raise SystemExit(f"{study}/{name}: {len(rows)} rows of {system!r} against {against!r}")
+    return rows
+
+
+def answers(_: str, argument: str) -> str:
+    """Questions with the differences that answer them, those that are resolved in bold; of the mean its interval too."""
+    rows = []
+    for line in argument.strip().splitlines():
+        question, place, system, against = (part.strip() for part in line.split("|"))
+        study, name = place.split()
+        found = comparison(study, name, system, against)
+        cells = {TASKS[task]: found.loc[task] for task in ("sst", "qqp", "sts", "mean")}
+        shown = {
+            "question": question,
+            "compared": f"{system} against {against}",
+            "seeds": seeds(study, name, found.iloc[0]),
+        }
+        shown |= {title: f"{row['difference']:+.3f}" for title, row in cells.items()}
+        shown["mean"] = difference(cells["mean"])
+        rows.append(shown | {title: f"**{shown[title]}**" for title, row in cells.items() if row["resolved"] == "yes"})
+    return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
+
+
+def seeds(study: str, name: str, row: pd.Series) -> int:
+    """How many seeds of each system a row compares."""
+    if name == "table_seeds_differences":
+        return read(study, "table_seeds")["seeds"].max()
+    return int(row.get("seeds", 1))
 
 
 def measured(study: str, argument: str) -> str:
@@ -105,8 +134,11 @@ def written(text: str) -> str:
     """The text with every block made anew."""
 
     def block(match: re.Match) -> str:
-        kind, study, *argument = match[2].split(maxsplit=2)
-        made = {"methods": methods, "compared": compared, "measured": measured}[kind](study, *argument)
+        kind, rest = match[2].split(maxsplit=1)
+        study, *argument = ["", rest] if kind == "answers" else rest.split(maxsplit=1)
+        made = {"methods": methods, "compared": compared, "measured": measured, "answers": answers}[kind](
+            study, *argument
+        )
         return f"{match[1]}{made}\n{match[4].lstrip()}"
 
     return BLOCK.sub(block, text)
