@@ -5,7 +5,7 @@ script makes of that study's tables.
 
     methods     Table 7: scores, the difference of each mean from the baseline's with its interval, resolved or not
     compared    one comparison: `TABLE SYSTEM AGAINST TASK[,TASK ...]`, columns of the table separated by `|`
-    answers     questions, a line each below KIND: `QUESTION | STUDY TABLE | SYSTEM | AGAINST`; differences of every task
+    answers     questions, a line each below KIND: `QUESTION | STUDY TABLE | SYSTEM | AGAINST`
     measured    a table's columns, and of its rows those that are wanted: `TABLE COLUMN,COLUMN ...[ where QUERY]`
 
     python docs/evidence.py            # write
@@ -62,7 +62,7 @@ def comparison(study: str, name: str, system: str, against: str) -> pd.DataFrame
 
 
 def answers(_: str, argument: str) -> str:
-    """Questions with the differences that answer them, those that are resolved in bold; of the mean its interval too."""
+    """Questions with the differences that answer them, of the mean with its interval; in bold what is resolved."""
     rows = []
     for line in argument.strip().splitlines():
         question, place, system, against = (part.strip() for part in line.split("|"))
