@@ -14,7 +14,7 @@ import mtlib
 from mtlib import Smart, Study
 from mtlib.errors import ConfigurationError, DataError
 from mtlib.experiments import Experiment, Pretraining, read_experiment
-from mtlib.presets import preset_names
+from mtlib.presets import preset_names, project_root
 from mtlib.workbook import plan as plan_module
 from mtlib.workbook import sweeps
 from mtlib.workbook.notebooks import with_preset
@@ -340,6 +340,16 @@ def test_what_is_executed_asks_for_what_was_planned(folder):
     space: dict = {}
     exec("\n".join([PARAMETERS, SETUP, everything]), space)
     assert space["runs"] == read_runs(path, values)
+
+
+def test_table_7_has_the_rows_that_are_asked_for():
+    path = project_root() / "notebooks" / "06_ensemble.ipynb"
+    six = read_runs(path, {"preset": "smoke"})
+    some = read_runs(path, {"preset": "smoke", "rows": ["baseline", "annealed"], "seeds": [0, 1]})
+    assert list(some) == ["baseline", "annealed", "baseline, seed 1", "annealed, seed 1"]
+    assert len(six) == 6 and all(some[name] == six[name] for name in ("baseline", "annealed"))
+    with pytest.raises(ConfigurationError, match="06_ensemble.ipynb.*'anneald'"):
+        read_runs(path, {"preset": "smoke", "rows": ["baseline", "anneald"]})
 
 
 def test_a_sweep_is_planned_by_the_same_means(folder):
