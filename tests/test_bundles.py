@@ -1,8 +1,10 @@
 """Runs passed on in one file: `mtlib pack` and `mtlib unpack`."""
 
 import io
+import platform
 import shutil
 import tarfile
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -60,7 +62,7 @@ def test_unpacked_runs_are_those_that_were_packed_but_for_their_weights(trained,
         files = {path.relative_to(run.path) for path in run.path.rglob("*") if path.is_file()}
         assert run.complete and not has_weights(run) and has_weights(original)
         assert {str(name) for name in files} > {"config.json", "history.csv", "scores.json", "environment.json"}
-        for name in files - {run.path / "lock"}:
+        for name in files - {Path("lock")}:
             assert (run.path / name).read_bytes() == (original.path / name).read_bytes()
     taught = next(run for run in found if "bregman" in run.id)
     for split in ("dev", "test", "last", "teacher"):
@@ -75,6 +77,21 @@ def test_a_bundle_has_no_label_and_no_text_of_the_corpus(bundle, corpus):
     assert all("label" not in pd.read_csv(io.BytesIO(data)) for data in tables.values())
     everything = b"\n".join(members(bundle).values()).decode()
     assert not any(text in everything for _, _, frame in corpus.frames() for text in frame["text_a"] if " " in text)
+
+
+def test_a_bundle_says_neither_where_nor_on_which_machine_it_was_made(corpus_folder, tmp_path):
+    source = mtlib.load_corpus(corpus_folder)
+    run = mtlib.fit(mtlib.experiment("smoke", **SHORT), source, tmp_path / "a", progress="none")
+    bundle = pack([run], tmp_path / "runs.tar.xz")
+    everything = b"\n".join(members(bundle).values()).decode()
+    assert str(tmp_path) in (run.path / "config.json").read_text() and str(tmp_path) not in everything
+    assert platform.node() and f'"{platform.node()}"' not in everything
+    moved = corpus_folder.rename(tmp_path / "moved")
+    (found,) = unpack(bundle, mtlib.load_corpus(moved), tmp_path / "b")
+    assert found.corpus["source"] == str(moved) and found.scores == run.scores
+    assert {key: value for key, value in found.corpus.items() if key not in ("name", "title", "source")} == {
+        key: value for key, value in run.corpus.items() if key not in ("name", "title", "source")
+    }
 
 
 def test_the_same_runs_make_the_same_bytes(trained, bundle, tmp_path):

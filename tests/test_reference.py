@@ -1,6 +1,8 @@
 """What is kept of a study beside the code: everything but a corpus' sentences and this machine's folders."""
 
+import json
 import runpy
+import tarfile
 from pathlib import Path
 
 import nbformat
@@ -71,3 +73,15 @@ def test_of_the_corpus_folder_only_the_name_stays(study, folder):
 def test_without_executed_notebooks_nothing_is_replaced(tmp_path):
     with pytest.raises(MissingRunError):
         REFERENCE["write_reference"]("smoke-sample", tmp_path, tmp_path, tmp_path / "reference")
+
+
+@pytest.mark.parametrize(
+    "bundle", sorted((ROOT / "results" / "reference").glob("*/runs.tar.xz")), ids=lambda b: b.parent.name
+)
+def test_the_runs_that_are_kept_have_no_labels_and_say_not_where_they_were_made(bundle):
+    with tarfile.open(bundle, "r:xz") as archive:
+        files = {member.name: archive.extractfile(member).read() for member in archive}
+    tables = [data for name, data in files.items() if "/predictions/" in name]
+    configs = [json.loads(data) for name, data in files.items() if name.endswith("/config.json")]
+    assert tables and configs and all(data.partition(b"\n")[0].startswith(b"id,prediction") for data in tables)
+    assert {config["corpus"]["source"] for config in configs} == {""}

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import platform
 import re
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,7 +13,7 @@ import pandas as pd
 
 from mtlib.data.corpus import Corpus
 from mtlib.errors import CheckpointError
-from mtlib.training.files import inside, make_folder, safe_name, storage, write_atomic
+from mtlib.training.files import encode_json, inside, make_folder, safe_name, storage, write_atomic
 from mtlib.training.runs import STATUS, Run, RunStore
 
 BESIDE = ("environment.json", STATUS)
@@ -30,6 +31,8 @@ Files = dict[str, bytes]
 
 def pack(runs: Iterable[Run], path: Path | str) -> Path:
     """Write finished runs to `path`, a .tar.xz, without weights and without labels; the same bytes for the same runs.
+
+    Nor does it say on which machine, and in which folder, they were trained.
 
     Like files of different runs lie side by side, so that ids, which are the same in all, take room once.
     Raises CheckpointError for a run that is not finished, or whose files changed since it was.
@@ -50,7 +53,8 @@ def pack(runs: Iterable[Run], path: Path | str) -> Path:
 def unpack(path: Path | str, corpus: Corpus, results: Path | str = "results") -> list[Run]:
     """The runs in a bundle, added to `<results>/runs` with the labels of `corpus`; those that are there stay.
 
-    What is written has the SHA-256 that was sealed when the run finished, or nothing of the run is written.
+    Histories, scores and predictions have the SHA-256 that was sealed when the run finished, or nothing of the run is
+    written. Its corpus is from then on where `corpus` is.
     Raises CheckpointError for a file that is no bundle or is damaged, for another corpus than the runs were trained on,
     and where one of them was begun here and is not finished.
     """
@@ -67,7 +71,17 @@ def _stored(run: Run) -> Files:
         raise CheckpointError(f"{run.path}: expected a finished run, found status {run.status!r}")
     with storage("read", run.path):
         files = {name: run.file(name) for name in (*BESIDE, *run.read(STATUS)["files"])}
-    return {name: _without_labels(data) if "/" in name else data for name, data in files.items()}
+    files = {name: _without_labels(data) if "/" in name else data for name, data in files.items()}
+    return _at(files, source="", host="")
+
+
+def _at(files: Files, source: str, host: str) -> Files:
+    """A run's files as of this machine, with the corpus in the folder `source`."""
+    config, status = (json.loads(files[name]) for name in ("config.json", STATUS))
+    config["corpus"]["source"], status["host"] = source, host
+    encoded = encode_json(config)
+    status["files"]["config.json"] = hashlib.sha256(encoded).hexdigest()
+    return files | {"config.json": encoded, STATUS: encode_json(status)}
 
 
 def _read(path: Path) -> dict[str, Files]:
@@ -105,6 +119,7 @@ def _added(name: str, files: Files, corpus: Corpus, store: RunStore) -> Run:
             if hashlib.sha256(data).hexdigest() != sealed[each]:
                 raise CheckpointError(f"{name}/{each}: not what was sealed when the run finished")
             files[each] = data
+        files = _at(files, corpus.source, platform.node())
         for each in sorted(files, key=lambda each: (each == STATUS, each)):
             place = inside(store.folder, run.path / each)
             with storage("create", place.parent):
