@@ -76,7 +76,8 @@ def _write_modules(folder: Path, hidden: int, pooling: str, max_tokens: int) -> 
 def read_about(folder: Path, seal: str | None) -> About:
     """multitask.json of a model whose every file is as it says, and which itself has the SHA-256 `seal`, if given."""
     if not folder.is_dir():
-        raise CheckpointError(f"{folder}: no weights here; if its run was unpacked, remove it and train it again")
+        unpacked = "a run that was unpacked has none: remove it and train it again"
+        raise CheckpointError(f"{folder}: expected a stored multitask model, found no folder; {unpacked}")
     if seal is not None:
         folders.expect(folder, {ABOUT: seal})
     with folders.reading(folder / ABOUT):

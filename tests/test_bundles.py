@@ -105,9 +105,9 @@ def test_fit_loads_an_unpacked_run_and_says_what_is_missing_where_weights_are_ne
     run = mtlib.fit(after, corpus, tmp_path, progress="none")
     scores = run.scores
     assert not has_weights(run) and 0 <= scores["mean"] <= 1
-    with pytest.raises(CheckpointError, match="no weights here; .* remove it and train it again"):
+    with pytest.raises(CheckpointError, match="found no folder; .* remove it and train it again"):
         run.model()
-    with pytest.raises(CheckpointError, match="mnrl-5.*no weights here"):
+    with pytest.raises(CheckpointError, match="mnrl-5.*found no folder"):
         mtlib.fit(after.but(seed=1, start_from=ranking), corpus, tmp_path, progress="none")
     shutil.rmtree(run.path)
     shutil.rmtree(mtlib.RunStore(tmp_path).find("mnrl-5").path)

@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import typer.rich_utils  # noqa: F401  (imported late, which nobody cannot do where only root may read the package)
 import yaml
 from conftest import write_corpus
 from hypothesis import HealthCheck, given, settings
