@@ -12,7 +12,6 @@ import tempfile
 from pathlib import Path
 
 import pytest
-import typer.rich_utils  # noqa: F401  (imported late, which nobody cannot do where only root may read the package)
 import yaml
 from conftest import write_corpus
 from hypothesis import HealthCheck, given, settings
@@ -272,6 +271,14 @@ def test_any_damage_to_a_run_is_one_message_and_hides_no_other(stored, data):
 # What may not be touched
 
 
+def import_all_of(arguments, folder, stored):
+    """Import what the command imports late, and a usage error: nobody may not read a package in a folder of root's."""
+    with tempfile.TemporaryDirectory() as other:
+        shutil.copytree(stored, other, dirs_exist_ok=True)
+        for given_arguments in ([each.replace(str(folder), other) for each in arguments], ["runs", "--nosuch"]):
+            CliRunner().invoke(app, given_arguments)
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become nobody")
 @pytest.mark.timeout(7200)
 @cases(0.2)
@@ -295,6 +302,7 @@ def test_any_permission_denied_is_one_message(stored, data):
         here = data.draw(st.sampled_from([folder, victim, Path("/"), Path("/root")]))
 
         def work():
+            import_all_of(arguments, folder, stored)
             with contextlib.suppress(OSError):
                 os.chdir(here)
             os.setgroups([])
