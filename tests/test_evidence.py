@@ -30,3 +30,17 @@ def test_a_difference_says_whether_it_is_resolved(word):
     row = pd.Series({"difference": 0.0394, "low": 0.0036, "high": 0.075, "resolved": word})
     assert EVIDENCE["difference"](row) == "+0.039 [+0.004, +0.075]"
     assert EVIDENCE["resolved"](row) == ("resolved" if word == "yes" else "not resolved")
+
+
+@pytest.mark.parametrize(
+    ("table", "system", "against", "seeds"),
+    [
+        ("gpu-data table_seeds_differences", "annealed", "baseline", 3),
+        ("ranking-data table_mnrl_seeds_differences", "10 epochs after MNRL", "10 epochs without MNRL", 3),
+        ("samplers-data sweep_differences", "sampler annealed", "sampler round_robin", 5),
+        ("gpu-data table_7_differences", "annealed", "baseline", 1),
+    ],
+)
+def test_an_answer_says_how_many_seeds_it_rests_on(table, system, against, seeds):
+    answer = EVIDENCE["answers"]("", f"Does it help? | {table} | {system} | {against}").splitlines()[-1]
+    assert [cell.strip() for cell in answer.split("|")][3] == str(seeds)
