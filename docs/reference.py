@@ -21,33 +21,38 @@ KEPT = ("*.csv", "*.md", "*.png")
 FOLDER = re.compile(r'^(corpus = ").*/([^/"]+)(")$', re.MULTILINE)
 
 
-def write_reference(name: str, results: Path, figures: Path, folder: Path) -> list[Path]:
+def write_reference(name: str, results: Path, figures: Path, folder: Path, *, sentences: bool = False) -> list[Path]:
     """Replace `folder` by the tables, figures and executed notebooks of the study called `name`; the files' paths.
 
-    name: `<preset>-<corpus>`. No sentence of a corpus goes along: tables that show some are cut out of the notebooks,
-    and pages that show them on hovering are left. Raises MissingRunError without executed notebooks, StorageError
-    where one names this machine's folders.
+    name: `<preset>-<corpus>`. No sentence of a corpus goes along, unless `sentences` (the generated corpus has no other
+    owner): tables that show some are cut out of the notebooks, and pages that show them on hovering are left. A bundle
+    of runs in `folder` stays. Raises MissingRunError without executed notebooks, StorageError where one names this
+    machine's folders.
     """
     executed = [path for path in sorted((results / "notebooks" / name).glob("*.ipynb")) if path.name.count(".") == 1]
     if not executed:
         raise MissingRunError(f"{results / 'notebooks' / name}: expected executed notebooks, found none")
     with storage("write", folder):
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder / "notebooks", ignore_errors=True)
         make_folder((folder / "notebooks").absolute())
+        for pattern in KEPT:
+            for path in folder.glob(pattern):
+                path.unlink()
         for source in (results / "tables" / name, figures / name):
             for pattern in KEPT:
                 for path in sorted(source.glob(pattern)):
                     shutil.copy(path, folder)
         for path in executed:
-            nbformat.write(without_sentences(nbformat.read(path, as_version=4)), folder / "notebooks" / path.name)
+            notebook = kept(nbformat.read(path, as_version=4), sentences=sentences)
+            nbformat.write(notebook, folder / "notebooks" / path.name)
     for path in (folder / "notebooks").iterdir():
         if str(project_root()) in path.read_text(encoding="utf-8"):
             raise StorageError(f"{path}: names {project_root()}, a folder of this machine")
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def without_sentences(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """The notebook with a note in the place of each output that shows sentences, and without what papermill noted.
+def kept(notebook: nbformat.NotebookNode, *, sentences: bool) -> nbformat.NotebookNode:
+    """The notebook without what papermill noted; unless `sentences`, a note stands for each output that shows some.
 
     Where the corpus lay is this machine's: of its folder, the name stays.
     """
@@ -56,7 +61,7 @@ def without_sentences(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
             cell.source = FOLDER.sub(r"\1../\2\3", cell.source)
         cell.metadata.pop("papermill", None)
         cell.metadata.pop("execution", None)
-        for output in cell.get("outputs", []):
+        for output in [] if sentences else cell.get("outputs", []):
             if "texts" in cell.metadata.get("tags", []) and output.output_type == "stream":
                 output["text"] = INSTEAD
             elif SENTENCES in "".join(output.get("data", {}).get("text/html", "")):
@@ -71,9 +76,11 @@ def main() -> int:
     parser.add_argument("--preset", default="tour")
     parser.add_argument("--corpus", default="")
     options = parser.parse_args()
-    name = label(options.preset, options.corpus or preset(options.preset).corpus)
+    corpus = options.corpus or preset(options.preset).corpus
+    name = label(options.preset, corpus)
     folder = Path("results/reference") / name
-    print(f"{folder}: {len(write_reference(name, Path('results'), Path('figures'), folder))} files")
+    paths = write_reference(name, Path("results"), Path("figures"), folder, sentences=corpus == "sample")
+    print(f"{folder}: {len(paths)} files")
     return 0
 
 

@@ -94,7 +94,7 @@ def test_phrases_are_left_out_where_there_are_none(plain, capsys):
     assert "no file of phrases: phrases" in capsys.readouterr().out
 
 
-def test_at_equal_seconds_only_what_costs_more_has_fewer_steps(plain):
-    shorter = beyond.at_equal_seconds({"R-Drop": (plain, 2.0), "ordinal": (plain, 1.0)})
-    assert list(shorter) == ["R-Drop, equal seconds"]
-    assert shorter["R-Drop, equal seconds"].steps == plain.epochs * round(plain.steps_per_epoch / 2)
+def test_at_equal_cost_only_what_costs_more_has_fewer_steps(plain):
+    shorter = beyond.at_equal_cost({"R-Drop": (plain, 2.0), "ordinal": (plain, 1.0)})
+    assert list(shorter) == ["R-Drop, equal cost"]
+    assert shorter["R-Drop, equal cost"].steps == plain.epochs * round(plain.steps_per_epoch / 2)

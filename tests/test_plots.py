@@ -77,6 +77,29 @@ def test_differences_are_filled_where_they_are_resolved():
     assert seen == {True, False}
 
 
+def test_one_pair_alone_has_a_row_a_task():
+    table = compare({"a": system(1), "b": system(2)}, [("a", "b")], draws=200)
+    (axes,) = plots.differences(table).axes
+    assert axes.get_title() == "b − a"
+    assert [label.get_text() for label in axes.get_yticklabels()] == [*map(plots.title_of, table["task"])]
+    dots = [line for line in axes.get_lines() if line.get_marker() == "o"]
+    assert [float(dot.get_xdata()[0]) for dot in dots] == table["difference"].tolist()
+
+
+def test_learning_curves_ring_the_stored_epoch_and_say_how_many_examples_score_one():
+    history = pd.DataFrame({"epoch": [1, 2, 3], "sst": [0.2, 0.4, 0.3], "mean": [0.3, 0.5, 0.4]})
+    runs = {
+        name: SimpleNamespace(history=history, best_epoch=epoch, experiment=SimpleNamespace(dev_limit=500))
+        for name, epoch in {"a": 2, "b": 3}.items()
+    }
+    for axes, column in zip(plots.learning_curves(runs).axes, ("sst", "mean"), strict=True):
+        rings = [line for line in axes.get_lines() if line.get_markerfacecolor() == "none"]
+        assert [tuple(ring.get_xydata()[0]) for ring in rings] == [(2, history[column][1]), (3, history[column][2])]
+        assert axes.get_ylabel().startswith("dev (≤ 500) ")
+    (axes,) = plots.learning_curves(history).axes
+    assert axes.get_ylabel() == "dev score" and len(axes.get_lines()) == 2
+
+
 def test_cost_shows_every_run_and_names_those_that_are_asked_for():
     scores = pd.DataFrame(
         {"mean": [0.7, 0.8, 0.75], "seconds": [10.0, 300.0, 40.0], "penalty": ["none", "SMART", "none"]}

@@ -133,5 +133,6 @@ def test_notebook_form(path):
 def test_a_notebook_asks_first_and_has_two_exercises_last(path):
     texts = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown"]
     assert texts[0].startswith("# ") and "**Question.**" in texts[0] and "**What it produces.**" in texts[0]
+    assert not re.search(r"\\\\[A-Za-z]", "".join(texts)), "a formula's command after two backslashes is none"
     exercises = texts[-1].partition("## Exercises")[2]
     assert re.findall(r"^(\d)\.", exercises, re.MULTILINE) == ["1", "2"]

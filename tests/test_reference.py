@@ -29,12 +29,13 @@ def study(tmp_path):
     (tmp_path / "figures/smoke-sample/figure_3.png").write_bytes(b"png")
     (tmp_path / "figures/smoke-sample/figure_1a.html").write_text(SENTENCE)
 
-    def write(*outputs, tags=(), source="1"):
+    def write(*outputs, tags=(), source="1", **options):
         cell = new_code_cell(source, outputs=list(outputs), metadata={"tags": list(tags), "papermill": {"duration": 1}})
         nbformat.write(new_notebook(cells=[cell]), folder / "03_smart.ipynb")
         nbformat.write(new_notebook(), folder / "04_mnrl.failed.ipynb")
         place = tmp_path / "reference"
-        return place, REFERENCE["write_reference"]("smoke-sample", tmp_path / "results", tmp_path / "figures", place)
+        folders = tmp_path / "results", tmp_path / "figures", place
+        return place, REFERENCE["write_reference"]("smoke-sample", *folders, **options)
 
     return write
 
@@ -54,6 +55,20 @@ def test_no_sentence_goes_along(study):
     assert all(SENTENCE not in path.read_text() for path in paths if path.suffix in (".ipynb", ".csv"))
     place, paths = study(new_output("stream", text=SENTENCE), tags=["texts"])
     assert SENTENCE not in (place / "notebooks/03_smart.ipynb").read_text()
+
+
+def test_sentences_of_the_generated_corpus_stay(study):
+    place, _ = study(new_output("stream", text=SENTENCE), tags=["texts"], sentences=True)
+    assert SENTENCE in (place / "notebooks/03_smart.ipynb").read_text()
+
+
+def test_a_bundle_of_runs_stays_and_all_else_is_replaced(study):
+    place, _ = study(new_output("stream", text="mean 0.5"))
+    for name in ("runs.tar.xz", "table_old.csv", "notebooks/99_old.ipynb"):
+        (place / name).write_bytes(b"before")
+    study(new_output("stream", text="mean 0.5"))
+    assert (place / "runs.tar.xz").read_bytes() == b"before"
+    assert not (place / "table_old.csv").exists() and not (place / "notebooks/99_old.ipynb").exists()
 
 
 def test_a_folder_of_this_machine_is_noticed(study):

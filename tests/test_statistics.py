@@ -247,5 +247,11 @@ def test_tost_rarely_calls_a_difference_of_the_margin_equivalent():
 def test_verdicts(resolved, difference, word):
     row = {"system": "x", "against": "y", "task": "mean", "resolved": resolved, "difference": difference}
     row |= {"low": difference - 0.05, "high": difference + 0.05}
-    (sentence,) = s.verdicts(pd.DataFrame([row, row | {"task": "sst"}]))
+    sentence, *others = s.verdicts(pd.DataFrame([row | {"task": "sst"}, row]))
     assert sentence.startswith(f"x against y, mean: {word}")
+    assert [other.partition(": ")[0] for other in others] == ["x against y, sst"] * (resolved == "yes")
+
+
+def test_a_row_without_any_difference_is_called_the_same():
+    row = {"system": "x", "against": "y", "task": "mean", "resolved": "no", "difference": 0.0, "low": 0.0, "high": 0.0}
+    assert s.verdicts(pd.DataFrame([row])) == ["x against y, mean: the same"]

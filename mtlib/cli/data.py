@@ -8,7 +8,7 @@ import typer
 from mtlib.cli.app import Commands, ImportOption, app
 from mtlib.errors import ConfigurationError
 
-data_app = typer.Typer(cls=Commands, no_args_is_help=True, help="Look at a corpus.")
+data_app = typer.Typer(cls=Commands, no_args_is_help=True, help="Look at a corpus, or describe one of your own.")
 app.add_typer(data_app, name="data")
 
 

@@ -125,7 +125,7 @@ def runs(
 @app.command("rm")
 def remove(
     run: AnyRunArgument,
-    force: Annotated[bool, typer.Option("--force", help="even if others start from it")] = False,
+    force: Annotated[bool, typer.Option("--force", help="even if others start from it, or it seems to run")] = False,
     results: ResultsOption = Path("results"),
 ) -> None:
     """Delete a run: its model, scores and predictions."""

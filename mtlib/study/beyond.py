@@ -37,10 +37,10 @@ def _has_phrases(study: Study, experiment: Experiment) -> bool:
     return any((folder / f"{TASKS[task].files}-phrases.csv").is_file() for task in experiment.tasks)
 
 
-def at_equal_seconds(menu: Menu) -> dict[str, Experiment]:
-    """Every method that costs more than plain training once more, with as few steps as take a plain run's seconds."""
+def at_equal_cost(menu: Menu) -> dict[str, Experiment]:
+    """Every method that costs more than plain training once more, with as few steps as cost what a plain run does."""
     return {
-        f"{name}, equal seconds": experiment.but(steps_per_epoch=max(1, round(experiment.steps_per_epoch / cost)))
+        f"{name}, equal cost": experiment.but(steps_per_epoch=max(1, round(experiment.steps_per_epoch / cost)))
         for name, (experiment, cost) in menu.items()
         if cost > 1
     }

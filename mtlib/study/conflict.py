@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from mtlib.study.plots import MARKERS, PAGE_WIDTH, PALETTE, title_of, use_style
+from mtlib.study.statistics import mean_interval
 from mtlib.tasks import in_order
 from mtlib.training.conflicts import WHOLE, read
 from mtlib.training.runs import Run
@@ -48,6 +49,19 @@ def conflict_table(run: Run) -> pd.DataFrame:
     table = cosines(run)
     shares = table.assign(conflict=table["cosine"] < 0).groupby(["layer", "pair"], sort=False)["conflict"].mean()
     return shares.unstack("pair").loc[table["layer"].unique(), table["pair"].unique()]
+
+
+def mean_cosines(run: Run) -> pd.DataFrame:
+    """One row a pair of tasks, of the whole encoder: pair, n (logged steps), mean cosine, low, high (95 % bootstrap).
+
+    Steps are drawn as if they knew nothing of each other.
+    """
+    table, rows = cosines(run).query("layer == @WHOLE").dropna(subset="cosine"), []
+    for pair, own in table.groupby("pair", sort=False):
+        mean, low, high = mean_interval(own["cosine"])
+        name = " and ".join(title_of(task) for task in str(pair).split(", "))
+        rows.append({"pair": name, "n": len(own), "cosine": mean, "low": low, "high": high})
+    return pd.DataFrame(rows, columns=["pair", "n", "cosine", "low", "high"])
 
 
 def layer_label(layer: str) -> str:

@@ -15,7 +15,7 @@ from mtlib.study.embeddings import SENTIMENTS
 from mtlib.study.eval_splits import probabilities
 from mtlib.study.plots import COLUMN_WIDTH, SEQUENTIAL, colour_of, panels, title_of, use_style
 from mtlib.study.statistics import mean_interval
-from mtlib.tasks import TASKS
+from mtlib.tasks import TASKS, in_order
 
 
 def confusion(frame: pd.DataFrame, classes: int) -> np.ndarray:
@@ -111,8 +111,7 @@ def confusion_plot(shares: np.ndarray, names: Sequence[str] = SENTIMENTS, title:
     axes.grid(False)
     axes.spines[:].set_visible(False)
     axes.set(xlabel="predicted class", ylabel="true class")
-    if title:
-        figure.suptitle(textwrap.fill(title, 48), fontsize=plt.rcParams["axes.titlesize"])
+    axes.set_title(textwrap.fill(title, 48))
     bar = figure.colorbar(image, cax=axes.inset_axes((1.04, 0.0, 0.05, 1.0)))
     bar.set_label("share of the true class")
     bar.outline.set_visible(False)
@@ -124,20 +123,25 @@ def confusion_plot(shares: np.ndarray, names: Sequence[str] = SENTIMENTS, title:
 def length_plot(tables: Mapping[str, pd.DataFrame]) -> Figure:
     """Error by number of words with 95 % intervals, a panel a task. `tables`: task -> `error_by_length`."""
     figure, places = panels(len(tables), columns=3, height=2.0)
-    for axes, (task, table) in zip(places, tables.items(), strict=True):
+    for axes, task in zip(places, in_order(tables), strict=True):
+        table = tables[task]
         spans = np.abs(table[["low", "high"]].to_numpy().T - table["error"].to_numpy())
         axes.errorbar(range(len(table)), table["error"], yerr=spans, color=colour_of(task), marker="o", capsize=2)
         groups = [f"{low}–{high}" for low, high in zip(table["shortest"], table["longest"], strict=True)]
         axes.set_xticks(range(len(table)), groups)
         words = "words in both sentences" if TASKS[task].is_pair else "words in the sentence"
-        error = "mean absolute error" if TASKS[task].kind == "regression" else "error rate"
-        axes.set(title=title_of(task), xlabel=words, ylabel=error)
+        scale = f"mean absolute error ({TASKS[task].low:g} to {TASKS[task].high:g})"
+        error = scale if TASKS[task].kind == "regression" else "error rate"
+        axes.set(title=f"{title_of(task)}, n = {table['count'].sum():,}", xlabel=words, ylabel=error)
         axes.set_ylim(bottom=0)
     return figure
 
 
-def agreement_plot(frame: pd.DataFrame, task: str = "sts") -> Figure:
-    """Predicted against labelled values of a regression task, with the line of agreement and Pearson's r."""
+def agreement_plot(frame: pd.DataFrame, task: str = "sts", title: str = "") -> Figure:
+    """Predicted against labelled values of a regression task, with the line of agreement and Pearson's r.
+
+    title: the first line, by default the task's.
+    """
     use_style()
     figure, axes = plt.subplots(figsize=(COLUMN_WIDTH, COLUMN_WIDTH * 0.9))
     low, high = TASKS[task].low, TASKS[task].high
@@ -145,6 +149,6 @@ def agreement_plot(frame: pd.DataFrame, task: str = "sts") -> Figure:
     axes.scatter(frame["label"], frame["prediction"], s=6, color=colour_of(task), alpha=0.45, linewidths=0)
     r = pearson(frame["label"].to_numpy(), frame["prediction"].to_numpy())
     kind = TASKS[task].label_column.replace("_", " ")
-    axes.set(title=f"{title_of(task)}: r = {r:.3f}, n = {len(frame)}")
+    axes.set(title=f"{title or title_of(task)}\nr = {r:.3f}, n = {len(frame)}")
     axes.set(xlabel=f"labelled {kind} ({low:g} to {high:g})", ylabel=f"predicted {kind} ({low:g} to {high:g})")
     return figure

@@ -54,6 +54,7 @@ _STYLE = {
     "grid.color": "#E4E4E4",
     "grid.linewidth": 0.5,
     "lines.linewidth": 1.3,
+    "lines.solid_capstyle": "butt",
     "lines.markersize": 3.2,
     "xtick.major.width": 0.6,
     "ytick.major.width": 0.6,
@@ -140,9 +141,10 @@ def learning_curves(runs: Any, columns: Sequence[str] | None = None, title: str 
 
     One run: a line a task and one for the mean, named at their ends. Several: a panel a task and one for the mean, a
     line a run (the report's figure 3). columns: of the history, by default every task's score and the mean.
+    A run's stored epoch has a ring; the axis says how many dev examples an epoch is scored on, if not all.
     """
     if isinstance(runs, Mapping):
-        return _panel_a_task({name: history_of(run) for name, run in runs.items()}, columns, title)
+        return _panel_a_task(runs, columns, title)
     use_style()
     history = history_of(runs)
     columns = columns or _score_columns(history)
@@ -150,24 +152,39 @@ def learning_curves(runs: Any, columns: Sequence[str] | None = None, title: str 
     for column, style in styles(columns).items():
         look = {**style, "color": colour_of(column), "linewidth": 2.0 if column == "mean" else 1.3}
         axes.plot(history["epoch"], history[column], **look)
-    axes.set(ylabel="dev score", title=title)
+        _mark_stored(axes, runs, column, look)
+    axes.set(ylabel=f"{_scored_on([runs])} score", title=title)
     by_epoch(axes)
     label_ends(axes, {title_of(c): (history[c].iloc[-1], colour_of(c)) for c in columns})
     return figure
 
 
-def _panel_a_task(histories: Mapping[str, pd.DataFrame], columns: Sequence[str] | None, title: str) -> Figure:
-    columns = columns or _score_columns(next(iter(histories.values())))
+def _panel_a_task(runs: Mapping[str, Any], columns: Sequence[str] | None, title: str) -> Figure:
+    columns = columns or _score_columns(history_of(next(iter(runs.values()))))
     figure, places = panels(len(columns))
     for axes, column in zip(places, columns, strict=True):
-        for name, style in styles(histories).items():
-            history = histories[name]
+        for name, style in styles(runs).items():
+            history = history_of(runs[name])
             axes.plot(history["epoch"], history[column], label=name, **style)
-        axes.set(title=title_of(column), ylabel=f"dev {score_label(column)}")
+            _mark_stored(axes, runs[name], column, style)
+        axes.set(title=title_of(column), ylabel=f"{_scored_on(runs.values())} {score_label(column)}")
         by_epoch(axes)
     figure.suptitle(title or None, fontsize=8)
-    figure.legend(*places[0].get_legend_handles_labels(), loc="outside upper center", ncols=min(5, len(histories)))
+    figure.legend(*places[0].get_legend_handles_labels(), loc="outside upper center", ncols=min(5, len(runs)))
     return figure
+
+
+def _mark_stored(axes: Axes, run: Any, column: str, look: Mapping[str, Any]) -> None:
+    """A ring at the epoch whose model a run has stored; a history alone does not know it."""
+    if epoch := getattr(run, "best_epoch", None):
+        score = run.history.set_index("epoch")[column][epoch]
+        axes.plot(epoch, score, "o", color=look["color"], markersize=7, markerfacecolor="none", markeredgewidth=0.9)
+
+
+def _scored_on(runs: Iterable[Any]) -> str:
+    """What an epoch is scored on: "dev", or "dev (≤ 500)" where every run's is limited to so many examples a task."""
+    limits = {getattr(getattr(run, "experiment", None), "dev_limit", None) for run in runs}
+    return f"dev (≤ {limits.pop()})" if len(limits) == 1 and None not in limits else "dev"
 
 
 def _score_columns(history: pd.DataFrame) -> list[str]:
@@ -180,32 +197,36 @@ def differences(
 ) -> Figure:
     """Differences with their intervals, a panel a task and a row a pair; resolved ones filled, the others hollow.
 
+    One pair alone has one panel, with a row a task.
     comparison: a table of `statistics.compare`. tasks: those shown, by default all, mean and evenness among them.
-    margin: a band of +-margin, within which a difference is too small to matter.
+    margin: a band of +-margin, within which a difference is too small to matter. Intervals are those of the table, of
+    each row by itself; what is resolved is by Holm's correction over all of them.
     """
     tasks = list(tasks or dict.fromkeys(comparison["task"]))
     rows = comparison[comparison["task"].isin(tasks)]
     names = rows["system"] + " − " + rows["against"]
     systems = list(dict.fromkeys(names))
-    height = 0.55 + 0.17 * sum(1 + name.count("\n") * 0.75 for name in systems)
-    figure, axes = panels(len(tasks), len(tasks), height, sharex=True, sharey=True)
-    by_task = dict(zip(tasks, axes, strict=True))
+    alone = len(systems) == 1
+    titles, labels = (systems, [title_of(task) for task in tasks]) if alone else ([*map(title_of, tasks)], systems)
+    height = 0.55 + 0.17 * sum(1 + label.count("\n") * 0.75 for label in labels)
+    figure, axes = panels(len(titles), len(titles), height, sharex=True, sharey=True)
     for name, row in zip(names, rows.to_dict("records"), strict=True):
-        place, filled = systems.index(name), row["resolved"] == "yes"
-        colour = colour_of(row["task"])
-        interval(by_task[row["task"]], place, row["difference"], row["low"], row["high"], colour, filled)
-    for task, panel in by_task.items():
+        column, place = tasks.index(row["task"]), systems.index(name)
+        panel, place = (axes[0], column) if alone else (axes[column], place)
+        colour, filled = colour_of(row["task"]), row["resolved"] == "yes"
+        interval(panel, place, row["difference"], row["low"], row["high"], colour, filled)
+    for number, (title, panel) in enumerate(zip(titles, axes, strict=True)):
         panel.axvline(0, color="#777777", linewidth=0.8, zorder=0)
         if margin:
             panel.axvspan(-margin, margin, color="#777777", alpha=0.18, linewidth=0, zorder=0)
-        panel.set_title(title_of(task), color=colour_of(task))
+        panel.set_title(title, color="black" if alone else colour_of(tasks[number]))
         panel.spines["left"].set_visible(False)
         panel.tick_params(left=False)
-        panel.xaxis.set_major_locator(MaxNLocator(8 // len(tasks) + 1, steps=[1, 2, 5, 10]))
-    axes[0].set_yticks(range(len(systems)), systems)
-    axes[0].set_ylim(len(systems) - 0.5, -0.5)
+        panel.xaxis.set_major_locator(MaxNLocator(8 // len(titles) + 1, steps=[1, 2, 5, 10]))
+    axes[0].set_yticks(range(len(labels)), labels)
+    axes[0].set_ylim(len(labels) - 0.5, -0.5)
     dot: dict[str, Any] = {"color": "#777777", "marker": "o", "markersize": 4, "linestyle": ""}
-    signs = [Line2D([], [], **dot, label="resolved"), Line2D([], [], **dot, mfc="white", label="not resolved")]
+    signs = [Line2D([], [], **dot, label="resolved (Holm)"), Line2D([], [], **dot, mfc="white", label="not resolved")]
     band = [Patch(color="#777777", alpha=0.18, linewidth=0, label=f"± {margin:g}")] if margin else []
     figure.legend(handles=[*signs, *band], loc="outside upper right", ncols=3)
     figure.supxlabel(xlabel or "difference of scores, 95 % interval", fontsize=8)
@@ -233,7 +254,13 @@ def interval(axes: Axes, place: float, value: float, low: float, high: float, co
     axes.plot(value, place, "o", color=colour, markerfacecolor=colour if filled else "white", markersize=4)
 
 
-def cost(scores: pd.DataFrame, hue: str, named: Sequence[str] = (), xlabel: str = "seconds of training") -> Figure:
+def cost(
+    scores: pd.DataFrame,
+    hue: str,
+    named: Sequence[str] = (),
+    xlabel: str = "seconds of training",
+    ylabel: str = "mean score",
+) -> Figure:
     """Mean score over the seconds of training, a point a row of `scores`, which has the columns mean and seconds.
 
     hue: the column whose values colours and markers stand for. named: rows whose names are written beside them.
@@ -249,7 +276,7 @@ def cost(scores: pd.DataFrame, hue: str, named: Sequence[str] = (), xlabel: str 
         right = scores.loc[name, "seconds"] > middle
         place = {"xytext": (-5, 4) if right else (5, 4), "ha": "right" if right else "left"}
         axes.annotate(name, scores.loc[name, ["seconds", "mean"]], textcoords="offset points", fontsize=7, **place)
-    axes.set(xscale="log", xlabel=xlabel, ylabel="mean score")
+    axes.set(xscale="log", xlabel=xlabel, ylabel=ylabel)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter("")

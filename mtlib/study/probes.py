@@ -32,7 +32,7 @@ from mtlib.study.cache import NO_CACHE, Cache, inference
 from mtlib.study.embeddings import sentence_vectors
 from mtlib.study.eval_splits import Stored
 from mtlib.study.plots import PALETTE, panels, styles, title_of
-from mtlib.tasks import TASKS
+from mtlib.tasks import TASKS, in_order
 from mtlib.training.pretraining import DEV_BATCHES
 
 RADII = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
@@ -193,8 +193,9 @@ def perturbed_plot(tables: Mapping[str, Mapping[str, pd.DataFrame]]) -> Figure:
         axes.set(title=title, xscale="log", xlabel=r"radius, $|d|_\infty$ / mean $|x|$")
         axes.set_ylabel("prediction" if value == "prediction" else "probability of the answer")
     handles, labels = places[0].get_legend_handles_labels()
-    handles.append(Line2D([], [], color="#555555", linestyle="--"))
-    figure.legend(handles, [*labels, "random signs"], loc="outside upper center", ncols=min(5, len(handles)))
+    handles += [Line2D([], [], color="#555555", linestyle=line) for line in ("--", ":")]
+    labels += ["random signs", "answer at d = 0"]
+    figure.legend(handles, labels, loc="outside upper center", ncols=min(5, len(handles)))
     return figure
 
 
@@ -209,8 +210,8 @@ def penalty_plot(measured: pd.DataFrame, published: pd.DataFrame | None = None) 
     measured: a table of `penalty_by_radius`; lines are means over batches, the dotted level is what two dropout masks
     alone make. published: a table of `published_forms`; stars stand at the radius that each published form really has.
     """
-    tasks = list(measured["task"].unique())
-    figure, places = panels(len(tasks), columns=3, height=2.4)
+    tasks = in_order(measured["task"].unique())
+    figure, places = panels(len(tasks), columns=3, height=2.4, sharey=True)
     for axes, task in zip(places, tasks, strict=True):
         _curves(axes, measured[measured["task"] == task])
         if published is not None:

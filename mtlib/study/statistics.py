@@ -277,15 +277,26 @@ def half_width(measured: Variances, seeds: int, examples: int | None = None, lev
 
 
 def verdict(row: Mapping[str, Any]) -> str:
-    """One row of a comparison in words: better, worse, not resolved (with difference and interval), or undefined."""
+    """One row of a comparison in words: better, worse, not resolved (with difference and interval), or undefined.
+
+    "the same" is a row without any difference, whichever examples are drawn.
+    """
     if row["resolved"] == "undefined":
         return "undefined, for a score is"
+    if row["low"] == row["difference"] == row["high"] == 0:
+        return "the same"
     size = f"{row['difference']:+.3f}, interval {row['low']:+.3f} to {row['high']:+.3f}"
     word = ("better" if row["difference"] > 0 else "worse") if row["resolved"] == "yes" else "not resolved"
     return f"{word} ({size})"
 
 
-def verdicts(comparison: pd.DataFrame, task: str = "mean") -> list[str]:
-    """A sentence for each row of that task: "annealed against round robin, mean: better (...)"."""
-    rows = comparison[comparison["task"] == task].to_dict("records")
-    return [f"{row['system']} against {row['against']}, {task}: {verdict(row)}" for row in rows]
+def verdicts(comparison: pd.DataFrame, *tasks: str) -> list[str]:
+    """Sentences such as "annealed against round robin, mean: better (...)".
+
+    One for each row of `tasks` (by default the mean), then one for each other row that is resolved.
+    """
+    tasks = tasks or ("mean",)
+    told = [comparison[comparison["task"] == task] for task in tasks]
+    rest = comparison[~comparison["task"].isin(tasks) & (comparison["resolved"] == "yes")]
+    rows = pd.concat([*told, rest]).to_dict("records")
+    return [f"{row['system']} against {row['against']}, {row['task']}: {verdict(row)}" for row in rows]

@@ -133,6 +133,10 @@ def test_cosines_tables_and_figure(surgery):
     shares = conflict.conflict_table(run)
     assert shares.shape == (3, 3) and shares.to_numpy().min() >= 0 and shares.to_numpy().max() <= 1
     assert shares.loc["all", "sst, sts"] == (table.query("layer == 'all' and pair == 'sst, sts'")["cosine"] < 0).mean()
+    means = conflict.mean_cosines(run).set_index("pair").loc["SST-5 and STS-B"]
+    logged = table.query("layer == 'all' and pair == 'sst, sts'")["cosine"]
+    assert means["cosine"] == pytest.approx(logged.mean()) and means["n"] == len(logged) == 6
+    assert logged.min() <= means["low"] < means["cosine"] < means["high"] <= logged.max()
     figure = conflict.conflict_plot(run)
     top, below = figure.axes[0], figure.axes[3]
     assert [text.get_text() for text in below.get_yticklabels()] == ["embeddings", "layer 1"]
