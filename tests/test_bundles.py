@@ -130,7 +130,16 @@ def test_runs_that_are_there_stay_and_one_that_was_begun_is_not_replaced(trained
 def test_another_corpus_is_refused(bundle, tmp_path):
     with pytest.raises(CheckpointError, match="trained on another corpus: expected SHA-256"):
         unpack(bundle, made_up_corpus(rows=62), tmp_path)
-    assert not mtlib.RunStore(tmp_path).all()
+    with pytest.raises(CheckpointError, match="trained on another corpus: .* of sst.*, found made up with qqp"):
+        unpack(bundle, made_up_corpus(rows=62).only(["qqp"]), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_whose_tasks_are_in_another_order_than_the_corpus_has_them(corpus, tmp_path):
+    turned = mtlib.experiment("smoke", tasks=list(corpus)[::-1], **SHORT)
+    run = mtlib.fit(turned, corpus, tmp_path / "a", progress="none")
+    (found,) = unpack(pack([run], tmp_path / "runs.tar.xz"), corpus, tmp_path / "b")
+    assert found.scores == run.scores and found.id == run.id
 
 
 def test_a_run_of_a_part_of_the_corpus_finds_its_part(corpus, tmp_path):
@@ -159,9 +168,19 @@ def test_a_changed_bundle_adds_no_run(bundle, corpus, tmp_path, change):
     for name, data in change.items():
         mine.pop(f"{run}/{name}")
         mine |= {} if data is None else {f"{run}/{name}": data}
+    sound = {name: data for name, data in files.items() if not name.startswith(f"{run}/")}
     with pytest.raises(CheckpointError, match=run):
-        unpack(bundle_of(mine, tmp_path / "changed.tar.xz"), corpus, tmp_path)
-    assert not [each for each in mtlib.RunStore(tmp_path).all() if each.complete]
+        unpack(bundle_of(sound | mine, tmp_path / "changed.tar.xz"), corpus, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["changed.tar.xz"]
+
+
+def test_a_byte_that_flipped_is_one_message(bundle, corpus, tmp_path):
+    data, path = bundle.read_bytes(), tmp_path / "flipped.tar.xz"
+    for place in range(0, len(data), len(data) // 60):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 0x10]) + data[place + 1 :])
+        with pytest.raises(CheckpointError):
+            unpack(path, corpus, tmp_path / "results")
+    assert not (tmp_path / "results").exists()
 
 
 @pytest.mark.parametrize(

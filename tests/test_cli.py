@@ -189,6 +189,15 @@ def test_a_job_trains_the_experiments_of_its_files_and_marks_them(corpus, tmp_pa
     assert find(ranking, mtlib.load_corpus(corpus), tmp_path).complete, "a notebook finds it with the whole corpus"
 
 
+def test_train_reads_the_tasks_of_what_an_experiment_starts_from_and_learns_from(corpus, tmp_path):
+    short = {"epochs": 1, "steps_per_epoch": 1}
+    ranking, teacher = mtlib.pretraining("smoke", **short), mtlib.experiment("smoke", tasks=["qqp", "sts"], **short)
+    child = mtlib.experiment("smoke", tasks=["qqp"], start_from=ranking, teachers=[teacher], **short)
+    (tmp_path / "child.json").write_text(json.dumps(child.model_dump(mode="json")))
+    output = invoke("train", tmp_path / "child.json", "--corpus", corpus, "--results", tmp_path)
+    assert find(child, mtlib.load_corpus(corpus), tmp_path).id in output
+
+
 @pytest.mark.parametrize("content", ["", "[1]", "{", '{"epochs": 0}', '{"epoch": 1}', "[" * 50_000, "\x00", "9" * 9000])
 def test_a_file_that_is_no_experiment_is_refused(tmp_path, content):
     (tmp_path / "x.json").write_text(content)

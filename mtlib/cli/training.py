@@ -55,7 +55,8 @@ def train(
     else:
         chosen = mtlib.preset(preset or "tour", corpus or "")
         to_train = [read_file(path) for path in experiments or []] or [changed(chosen, changes, results)]
-        tasks = list(dict.fromkeys(task for experiment in to_train for task in experiment.task_names))
+        needed = [each for experiment in to_train for each in (experiment, *experiment.needs())]
+        tasks = list(dict.fromkeys(task for each in needed for task in each.task_names))
         source = mtlib.load_corpus(chosen.corpus, tasks)
         runs, files = [], experiments or []
         for number, experiment in enumerate(to_train):

@@ -3,10 +3,11 @@
 import hashlib
 import io
 import json
+import lzma
 import platform
 import re
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -53,12 +54,19 @@ def pack(runs: Iterable[Run], path: Path | str) -> Path:
 def unpack(path: Path | str, corpus: Corpus, results: Path | str = "results") -> list[Run]:
     """The runs in a bundle, added to `<results>/runs` with the labels of `corpus`; those that are there stay.
 
-    Histories, scores and predictions have the SHA-256 that was sealed when the run finished, or nothing of the run is
-    written. Its corpus is from then on where `corpus` is.
+    Histories, scores and predictions have the SHA-256 that was sealed when the run finished, or nothing of the bundle
+    is written. A run's corpus is from then on where `corpus` is.
     Raises CheckpointError for a file that is no bundle or is damaged, for another corpus than the runs were trained on,
     and where one of them was begun here and is not finished.
     """
-    return [_added(name, files, corpus, RunStore(results)) for name, files in _read(Path(path)).items()]
+    store = RunStore(results)
+    found = {name: _restored(name, files, corpus) for name, files in _read(Path(path)).items()}
+    runs = {
+        name: store.open(name.rpartition("-")[0], json.loads(found[name]["config.json"])["identity"]) for name in found
+    }
+    for run in runs.values():
+        _expect_not_begun(run)
+    return [_added(runs[name], files) for name, files in found.items()]
 
 
 def has_weights(run: Run) -> bool:
@@ -95,52 +103,65 @@ def _read(path: Path) -> dict[str, Files]:
                     raise CheckpointError(f"{path}: {member.name[:200]!r}: not a file of a bundled run")
                 content = archive.extractfile(member)
                 found.setdefault(safe_name(run), {})[name] = content.read() if content else b""
-    except (tarfile.TarError, EOFError, ValueError) as error:
+    except (tarfile.TarError, lzma.LZMAError, EOFError, ValueError) as error:
         raise CheckpointError(f"{path}: expected runs as `mtlib pack` writes them ({error})") from error
     return found
 
 
-def _added(name: str, files: Files, corpus: Corpus, store: RunStore) -> Run:
+def _restored(name: str, files: Files, corpus: Corpus) -> Files:
+    """A run's files as they were stored, predictions with their labels, and with this machine and corpus' folder."""
     try:
         config, status = (json.loads(files[each]) for each in ("config.json", STATUS))
-        identity, about, sealed = config["identity"], config["corpus"], status["files"]
+        identity, sealed, fingerprint = config["identity"], status["files"], config["corpus"]["fingerprint"]
+        tasks = [str(task) for task in config["corpus"]["tasks"]]
         whole = status["status"] == "complete" and {*sealed, *BESIDE} == {*files} and name.endswith(identity[:8])
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{name}: expected the files of a finished run ({error!r})") from error
     if not whole:
         raise CheckpointError(f"{name}: expected the files of a finished run, found {sorted(files)}")
-    run = store.open(name.rpartition("-")[0], identity)
+    for each, data in _labelled(name, files, _part(name, tasks, fingerprint, corpus)):
+        if hashlib.sha256(data).hexdigest() != sealed[each]:
+            raise CheckpointError(f"{name}/{each}: not what was sealed when the run finished")
+        files[each] = data
+    return _at(files, corpus.source, platform.node())
+
+
+def _expect_not_begun(run: Run) -> None:
+    if not run.complete and run.status != "new":
+        raise CheckpointError(f"{run.path}: begun here, {run.status}; finish it, or remove it with `mtlib rm`")
+
+
+def _added(run: Run, files: Files) -> Run:
     with run.lock():
-        if run.complete:
-            return run
-        if run.status != "new":
-            raise CheckpointError(f"{run.path}: begun here, {run.status}; finish it, or remove it with `mtlib rm`")
-        for each, data in _labelled(name, files, about, corpus):
-            if hashlib.sha256(data).hexdigest() != sealed[each]:
-                raise CheckpointError(f"{name}/{each}: not what was sealed when the run finished")
-            files[each] = data
-        files = _at(files, corpus.source, platform.node())
-        for each in sorted(files, key=lambda each: (each == STATUS, each)):
-            place = inside(store.folder, run.path / each)
+        _expect_not_begun(run)
+        for each in [] if run.complete else sorted(files, key=lambda each: (each == STATUS, each)):
+            place = inside(run.path.parent, run.path / each)
             with storage("create", place.parent):
                 make_folder(place.parent)
             write_atomic(place, files[each])
     return run
 
 
-def _labelled(name: str, files: Files, about: Mapping[str, object], corpus: Corpus) -> Iterator[tuple[str, bytes]]:
-    """The sealed files as they were stored; predictions get their labels back."""
-    part = corpus.only([task for task in corpus if task in about["tasks"]])
-    if part.fingerprint != about["fingerprint"]:
+def _part(name: str, tasks: list[str], fingerprint: str, corpus: Corpus) -> Corpus:
+    """The run's tasks of `corpus`, in the run's order, as its corpus' SHA-256 has them."""
+    part = corpus.only(tasks) if {*tasks} <= {*corpus} else None
+    if part is None or part.fingerprint != fingerprint:
+        found = f"{part.fingerprint} in {corpus.name}" if part else f"{corpus.name} with {', '.join(corpus)}"
         raise CheckpointError(
-            f"{name}: trained on another corpus: expected SHA-256 {about['fingerprint']}, "
-            f"found {part.fingerprint} in {corpus.name}"
+            f"{name}: trained on another corpus: expected SHA-256 {fingerprint} of {', '.join(tasks)}, found {found}"
         )
+    return part
+
+
+def _labelled(name: str, files: Files, corpus: Corpus) -> Iterator[tuple[str, bytes]]:
+    """The sealed files as they were stored; predictions get their labels back."""
     for each, data in files.items():
         if each.startswith("predictions/"):
             split, _, task = Path(each).stem.partition("-")
-            frame = getattr(corpus[task], "test" if split == "test" else "dev")
-            yield each, _with_labels(data, frame)
+            try:
+                yield each, _with_labels(data, getattr(corpus[task], "test" if split == "test" else "dev"))
+            except (KeyError, TypeError, ValueError) as error:
+                raise CheckpointError(f"{name}/{each}: expected predictions of {', '.join(corpus)}") from error
         elif each not in BESIDE:
             yield each, data
 

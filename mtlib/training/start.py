@@ -11,7 +11,7 @@ from mtlib.device import Device, Precision
 from mtlib.encoders import find_encoder
 from mtlib.errors import CheckpointError, MissingRunError
 from mtlib.experiments import FORMAT, NAMING, Optimisation
-from mtlib.identity import sha256
+from mtlib.identity import said, sha256
 from mtlib.model import MultitaskModel
 from mtlib.tasks import TASKS
 from mtlib.training.runs import Run, RunStore
@@ -57,7 +57,7 @@ class Start:
         """
         run = self.store.open(self.experiment.label, self.identity)
         if (run.path / "config.json").is_file():
-            _expect_same(run, self.described())
+            _expect_same(run, self.experiment, self.fingerprint)
         return run
 
     def described(self) -> dict:
@@ -141,15 +141,13 @@ def elsewhere(run: Run, precision: Precision) -> str:
     return ", ".join(f"{key} {there.get(key)} (here {value})" for key, value in here.items() if there.get(key) != value)
 
 
-def _expect_same(run: Run, about: dict) -> None:
-    known = type(run.experiment)().model_dump(mode="json")  # what fields that are newer than the run would have said
-    configs = (about, run.read("config.json"))
-    expected, stored = (
-        {**known, **config.get("experiment", {}), "weights": config.get("weights")} for config in configs
-    )
-    keys = [key for key in {**expected, **stored} if key not in NAMING and expected.get(key) != stored.get(key)]
-    if keys:
-        listed = "; ".join(f"{key}: expected {expected.get(key)!r}, found {stored.get(key)!r}" for key in keys)
+def _expect_same(run: Run, experiment: Optimisation, weights: str) -> None:
+    """Raises CheckpointError where the run's config.json says something else than what identifies it."""
+    both = [(experiment, weights), (run.experiment, run.read("config.json").get("weights"))]
+    mine, theirs = ({**said(each, NAMING), "weights": start} for each, start in both)
+    if keys := [key for key in {**mine, **theirs} if mine.get(key) != theirs.get(key)]:
+        expected, found = ({**each.model_dump(mode="json"), "weights": start} for each, start in both)
+        listed = "; ".join(f"{key}: expected {expected.get(key)!r}, found {found.get(key)!r}" for key in keys)
         raise CheckpointError(
             f"{run.path / 'config.json'}: edited after the run began: {listed}. Undo the edit, or move the folder away"
         )

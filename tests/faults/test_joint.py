@@ -251,6 +251,21 @@ def test_a_run_that_knew_no_joint_steps_is_loaded(tmp_path):
     assert run(single, tmp_path).path == before.path
 
 
+def test_a_run_whose_penalty_knew_fewer_fields_is_loaded(tmp_path):
+    smart = joint(step="single", epochs=1, steps_per_epoch=1, penalties=[mtlib.Smart(weight=1.0)])
+    before = run(smart, tmp_path)
+    config = before.read("config.json")
+    del config["experiment"]["penalties"][0]["steps"]
+    before.write_json("config.json", config)
+    before.set_complete(1, before.read("status.json")["seal"])
+    assert run(smart, tmp_path).path == before.path
+    config["experiment"]["penalties"][0]["weight"] = 2.0
+    before.write_json("config.json", config)
+    before.set_complete(1, before.read("status.json")["seal"])
+    with pytest.raises(CheckpointError, match="config.json: edited after the run began: penalties: expected"):
+        run(smart, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
