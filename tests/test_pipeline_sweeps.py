@@ -95,12 +95,14 @@ def test_the_preset_s_corpus_is_the_sweep_s_unless_it_has_one(written):
     assert sweep.corpus == "elsewhere" and Plan("smoke", "", written()).corpus == "sample"
 
 
-def test_the_figure_has_a_panel_a_key():
+def test_the_figure_has_a_row_a_key_and_a_panel_a_task():
     table = pd.DataFrame({"rate": [0.01, 0.1, 1.0] * 2, "kind": ["a", "b", "a"] * 2, "mean": range(6)})
-    panels = sweeps.figure(table, ["rate", "kind"]).axes
-    assert [axes.get_xlabel() for axes in panels] == ["rate", "kind"]
-    assert panels[0].get_xscale() == "log" and list(panels[0].lines[0].get_ydata()) == [1.5, 2.5, 3.5]
-    assert list(panels[1].lines[0].get_ydata()) == [2.5, 2.5]
+    panels = sweeps.figure(table.assign(sst=range(10, 16)), ["rate", "kind"]).axes
+    assert [axes.get_xlabel() for axes in panels] == ["rate", "rate", "kind", "kind"]
+    assert [axes.get_title() for axes in panels[:2]] == ["SST-5", "Mean"]
+    assert panels[0].get_xscale() == "log" and list(panels[0].lines[1].get_ydata()) == [11.5, 12.5, 13.5]
+    assert list(panels[1].lines[0].get_ydata()) == list(range(6))
+    assert list(panels[3].lines[1].get_ydata()) == [2.5, 2.5]
 
 
 @pytest.mark.slow

@@ -8,13 +8,15 @@ from typing import Annotated, Any, Self
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pydantic import Field, model_validator
 
 from mtlib.checking import Strict, checked, nearest, shortened
 from mtlib.experiments import Experiment, Seed
 from mtlib.presets import dotted, experiment
-from mtlib.study.plots import COLUMN_WIDTH, PALETTE, use_style
+from mtlib.study.plots import PAGE_WIDTH, colour_of, title_of, use_style
+from mtlib.tasks import TASKS, in_order
 from mtlib.yaml_files import read_yaml
 
 LARGEST = 10_000
@@ -116,26 +118,36 @@ def words(chosen: dict[str, Any]) -> str:
 
 
 def figure(table: pd.DataFrame, keys: list[str]) -> Figure:
-    """Mean dev score against each key's values, a panel a key: a dot a run, and the values' means, numbers joined."""
+    """Dev scores against each key's values, a row a key, a panel a task and one for the mean.
+
+    A dot is a run; the values' means are diamonds, joined where the values are numbers.
+    """
     use_style()
-    size = (COLUMN_WIDTH * 0.8 * len(keys), 2.4)
-    drawn, panels = plt.subplots(1, len(keys), figsize=size, sharey=True, squeeze=False)
-    for axes, key in zip(panels.flat, keys, strict=True):
-        values = table[key]
-        numbers = pd.api.types.is_numeric_dtype(values) and values.dtype != bool
-        if not numbers:
-            values = values.astype(str).str.replace("_", " ")
-            axes.tick_params("x", rotation=30)
-            axes.margins(x=0.2)
-        elif values.min() > 0 and values.max() >= 10 * values.min():
-            axes.set_xscale("log")
-            axes.set_xticks(sorted(set(values)), [f"{value:g}" for value in sorted(set(values))])
-            axes.xaxis.set_minor_formatter("")
-        means = table.groupby(values, sort=numbers)["mean"].mean()
-        line = "-" if numbers else "none"
-        axes.plot(means.index, means, color=PALETTE[0], marker="o", linestyle=line, label="mean of the value's runs")
-        axes.plot(values, table["mean"], ".", color="#777777", label="one run", zorder=1)
-        axes.set_xlabel(key.replace("_", " "))
-    panels[0, 0].set_ylabel("mean dev score")
-    drawn.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    scores = [*in_order(name for name in table if name in TASKS), "mean"]
+    size = (PAGE_WIDTH, 1.8 * len(keys) + 0.3)
+    drawn, places = plt.subplots(len(keys), len(scores), figsize=size, sharex="row", squeeze=False)
+    for row, key in zip(places, keys, strict=True):
+        for axes, score in zip(row, scores, strict=True):
+            _panel(axes, table, key, score)
+    for axes, score in zip(places[0], scores, strict=True):
+        axes.set_title(title_of(score), color=colour_of(score))
+    drawn.supylabel("dev score", fontsize=8)
+    drawn.legend(*places[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return drawn
+
+
+def _panel(axes: Axes, table: pd.DataFrame, key: str, score: str) -> None:
+    values = table[key]
+    numbers = pd.api.types.is_numeric_dtype(values) and values.dtype != bool
+    if not numbers:
+        values = values.astype(str).str.replace("_", " ")
+        axes.tick_params("x", rotation=30 if values.nunique() > 2 else 0)
+        axes.margins(x=0.4)
+    elif values.min() > 0 and values.max() >= 10 * values.min():
+        axes.set_xscale("log")
+        axes.set_xticks(sorted(set(values)), [f"{value:g}" for value in sorted(set(values))])
+        axes.xaxis.set_minor_formatter("")
+    means, line = table.groupby(values, sort=numbers)[score].mean(), "-" if numbers else "none"
+    axes.plot(values, table[score], ".", color="#777777", label="one run")
+    axes.plot(means.index, means, color=colour_of(score), marker="D", linestyle=line, label="mean of the value's runs")
+    axes.set_xlabel(key.replace("_", " "))
