@@ -13,7 +13,7 @@ from mtlib.objectives.ordinal import Ordinal
 from mtlib.objectives.rdrop import RDrop
 from mtlib.objectives.soft import soft_loss
 from mtlib.study import beyond
-from mtlib.tasks import SST, STS
+from mtlib.tasks import SST, STS, TASKS, Task
 
 
 def quadratic():
@@ -92,6 +92,16 @@ def test_phrases_are_left_out_where_there_are_none(plain, capsys):
     menu = {"phrases": (plain.but(phrases=0.5), 1.0), "joint": (plain, 1.0)}
     assert beyond.chosen(menu, ["phrases", "joint"], mtlib.Study("smoke")) == ["joint"]
     assert "no file of phrases: phrases" in capsys.readouterr().out
+
+
+def test_phrases_of_a_task_that_names_no_files_are_found_under_its_name(tmp_path, monkeypatch):
+    reviews = Task("reviews", "classification", ("text",), "label", classes=3)
+    monkeypatch.setitem(TASKS, "reviews", reviews)
+    menu = {"phrases": (mtlib.experiment("smoke", tasks=["reviews"], phrases=0.5), 1.0)}
+    study = mtlib.Study("smoke", str(tmp_path))
+    assert beyond.chosen(menu, ["phrases"], study) == []
+    (tmp_path / "reviews-phrases.csv").touch()
+    assert beyond.chosen(menu, ["phrases"], study) == ["phrases"]
 
 
 def test_at_equal_cost_only_what_costs_more_has_fewer_steps(plain):

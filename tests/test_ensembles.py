@@ -185,6 +185,9 @@ def test_choosing_is_blind_to_the_reporting_half_and_to_test():
 def test_no_candidate_and_no_threshold_are_refused():
     with pytest.raises(ConfigurationError, match="at least one"):
         e.choose({}, ChoosingHalf())
+    for of_none in (e.of_all, e.best):
+        with pytest.raises(ConfigurationError, match="at least one system, found none"):
+            of_none({})
     with pytest.raises(ConfigurationError, match="no threshold for"):
         e.choose({"a": member(0.4, 1)}, ChoosingHalf(), {"sst": 0.5})
     constant = {("dev", "sts"): predictions("sts", 0.5, 1).assign(prediction=1.0)}

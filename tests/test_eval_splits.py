@@ -81,6 +81,8 @@ def test_tasks_come_in_the_reports_order_and_are_the_systems_own():
     assert tasks_of(run, system(1)) == ["qqp", "sst"] and tasks_of(system(1)) == ["qqp", "sst", "sts"]
     with pytest.raises(ConfigurationError, match="a task in common"):
         tasks_of(run, Stored({("dev", "sts"): classes([1])}))
+    with pytest.raises(ConfigurationError, match="at least one system, found none"):
+        tasks_of()
 
 
 def test_scores_are_those_of_fewer_tasks_or_of_a_fourth(monkeypatch):

@@ -93,6 +93,18 @@ def test_one_run_tells_nothing_of_seeds():
     runs = simulated(np.random.default_rng(1), 2, 50, 0.2, 0.1, np.zeros(50))
     with pytest.raises(ConfigurationError, match="two runs or more"):
         variances(runs[:1], runs, "sst", Dev())
+    for none in ([], (), "sst"), ([], runs, "sst"), ([], (), "mean"):
+        with pytest.raises(ConfigurationError, match="two runs or more"):
+            variances(*none, Dev())
+
+
+def test_an_undefined_score_varies_by_an_undefined_amount():
+    runs = simulated(np.random.default_rng(1), 3, 50, 0.2, 0.1, np.random.default_rng(2).normal(0, 1, 50), "sts")
+    for value in (2.5, 0.1):
+        constant = Stored({key: frame.assign(prediction=value) for key, frame in runs[0].frames.items()})
+        found = variances([*runs, constant], task="sts", on=Dev())
+        assert np.isnan([found.seed, found.example, found.rest]).all() and found.examples == 50
+        assert np.isnan(s.half_width(found, 3))
 
 
 def test_the_plot_has_a_line_a_column_and_the_margin():

@@ -1,6 +1,7 @@
 """Draws, rises, halvings and the fixed mix of tasks against hand-made histories; teachers against their students."""
 
 from types import SimpleNamespace
+from typing import Literal
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 
 import mtlib
 from mtlib.errors import ConfigurationError
-from mtlib.samplers import Annealed, RoundRobin
+from mtlib.samplers import Annealed, RoundRobin, Sampler
 from mtlib.study import histories
 from mtlib.study.eval_splits import Dev, task_scores
 
@@ -72,7 +73,7 @@ def test_a_teacher_with_beta_0_predicts_what_the_student_does(taught):
     assert scores["mean"] == pytest.approx(taught.last_scores["mean"])
 
 
-@pytest.mark.parametrize("late, updates", [(None, 20), (0.999, 20), (0.999, 25), (0.5, 7)])
+@pytest.mark.parametrize("late, updates", [(None, 20), (0.999, 20), (0.999, 25), (0.5, 7), (0.0, 10)])
 def test_share_of_the_start_is_the_product_of_the_updates(late, updates):
     penalty = mtlib.Bregman(weight=1.0, decay=0.9, late_decay=late, switch_at=0.3)
     working = penalty.start(torch.nn.Linear(1, 1), updates)
@@ -120,7 +121,34 @@ def test_what_smart_logged_is_the_logs():
     columns = {"smart/penalty": [0.3, 0.2, 0.1], "smart/radius": [1.0, 0.8, 0.9], "smart/skipped": [0.0, 0.5, 0.25]}
     found = histories.smart_log(fake(pd.DataFrame(columns), steps_per_epoch=4))
     assert found == {"radius": pytest.approx(0.9), "first penalty": 0.3, "last penalty": 0.1, "skipped": 3}
-    assert np.isnan(histories.smart_log(fake(pd.DataFrame({"epoch": [1]})))["radius"])
+    skipped = histories.smart_log(fake(pd.DataFrame({"smart/skipped": [1.0, 1.0]}), steps_per_epoch=4))
+    without = histories.smart_log(fake(pd.DataFrame({"epoch": [1]}), steps_per_epoch=4))
+    assert (skipped.pop("skipped"), without.pop("skipped")) == (8, 0)
+    assert np.isnan([*skipped.values(), *without.values()]).all()
+
+
+class Counts(Sampler):
+    """Numbers that do not add up to 1: one to three."""
+
+    kind: Literal["counts"] = "counts"
+
+    def probabilities(self, sizes, epoch, epochs):
+        return np.array([2.0, 6.0])
+
+
+def test_probabilities_are_those_that_are_drawn_by_and_add_up_to_1():
+    table = histories.probabilities(Counts(), {"sst": 1, "qqp": 1}, 2)
+    assert table["probability"].tolist() == [0.25, 0.75] * 2 and table["epoch"].tolist() == [1, 1, 2, 2]
+
+
+def test_a_task_that_was_never_drawn_has_no_loss():
+    run = made_up_run([2.0, 1.0], shares=[1.0, 1.0])
+    run.history = run.history.drop(columns="train_loss_qqp")
+    table = histories.losses(run)
+    assert table["sst"].tolist() == table["total"].tolist() == [2.0, 1.0] and table["penalty"].tolist() == [0.0, 0.0]
+    assert table[["qqp", "fixed mix"]].isna().all(axis=None)
+    assert np.isnan(histories.rises(run)["rises at fixed mix"])
+    plt.close(histories.loss_plot({"run": run}))
 
 
 def test_ranking_is_drawn_with_its_chance_and_its_start():

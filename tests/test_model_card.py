@@ -97,6 +97,16 @@ def test_base_model_and_licence_are_those_of_the_ancestor_s_encoder(copied, monk
     assert cards.encoder_of(copied) == "minilm" and any(cards.QUORA in line for line in cards._limits(copied))
 
 
+def test_what_was_trained_before_it_is_named_and_cost_extra(copied, monkeypatch):
+    assert "cost extra" not in cards.card_text(copied)
+    own = mtlib.experiment("smoke")
+    taught = own.but(start_from=own.but(seed=3), teachers=[own.but(seed=1), own.but(name="wise")])
+    monkeypatch.setattr(Run, "experiment", taught)
+    (_, cost) = cards._cost(copied)
+    started = "What it started from, `round-robin-seed-3`, cost extra."
+    assert cost.endswith(f". {started} What taught it, `round-robin-seed-1`, `wise`, cost extra.")
+
+
 def test_a_run_of_a_task_that_is_not_known_here_says_itself_what_it_is(tmp_path, monkeypatch):
     stranger = Task("stranger", "binary", ("text",), "odd", names=("usual", "odd"), licence="CC0", citation="Who 2020")
     monkeypatch.setitem(TASKS, "stranger", stranger)

@@ -182,6 +182,9 @@ def test_unknown_and_empty_systems_are_refused():
         s.compare({"a": system(1)}, [("x", "a")])
     with pytest.raises(ConfigurationError, match="no runs of"):
         s.compare({"a": system(1), "b": []}, [("a", "b")])
+    for pairs, found in ((("a", "b"), "'a'"), ([("a",)], r"\('a',\)"), ([("a", "b", "a")], r"\('a', 'b', 'a'\)")):
+        with pytest.raises(ConfigurationError, match=f"compare: expected pairs of two names, found {found}"):
+            s.compare({"a": system(1), "b": system(2)}, pairs)
 
 
 def test_intervals_hold_the_score_and_match_the_normal_half_width():
@@ -213,6 +216,14 @@ def test_t_interval_and_seed_summary_agree_with_scipy():
         assert row[["mean", "sd"]].tolist() == pytest.approx([column.mean(), column.std(ddof=1)])
         assert row[["low", "high"]].tolist() == pytest.approx(list(s.t_interval(column)))
     assert table.loc["one", "low"].isna().all() and table.loc["many", "seeds"].tolist() == [3] * 5
+
+
+def test_a_score_that_is_undefined_at_one_seed_has_no_mean_over_seeds():
+    constant = Stored({key: frame.assign(prediction=1) for key, frame in system(3).frames.items()})
+    table = s.seeds_summary({"x": [system(1), system(2), constant]}, Dev()).set_index("task")
+    numbers = ["mean", "sd", "low", "high"]
+    assert table.loc[["sts", "mean", "evenness"], numbers].isna().all(axis=None)
+    assert table.loc[["sst", "qqp"], numbers].notna().all(axis=None) and (table["seeds"] == 3).all()
 
 
 def rows(*cells):

@@ -70,6 +70,9 @@ def test_runs_are_loaded_by_name_scored_and_compared(study, monkeypatch):
     assert set(one["system"]) == {"λ = 15"} and set(two["system"]) == {"λ = 15", "again"}
     same = two[two["system"] == "again"]
     assert (same["difference"] == 0).all() and (same["resolved"] == "no").all()
+    for names in ((), ("plain",), ("plain", "again", "plain")):
+        with pytest.raises(ConfigurationError, match="compare: expected pairs of two names, found "):
+            runs.compare(*names)
     assert list(runs.only("again", "plain")) == ["again", "plain"]
     with pytest.raises(ConfigurationError, match="no run is called 'other'; there are: plain, λ = 15, again"):
         runs["other"]

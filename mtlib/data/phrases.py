@@ -17,10 +17,10 @@ from mtlib.randomness import generator
 from mtlib.tasks import Task
 
 
-def phrases_file(corpus: Corpus, task: Task) -> Path | None:
-    """The task's file of phrases in the corpus' folder, if there is one; generated and downloaded corpora have none."""
-    path = Path(corpus.source) / f"{task.files or task.name}-phrases.csv"
-    return path if corpus.source and path.is_file() else None
+def phrases_file(folder: str | Path, task: Task) -> Path | None:
+    """The task's file of phrases in a corpus' folder, if there is one; "" is no folder: generated or downloaded."""
+    path = Path(folder) / f"{task.files or task.name}-phrases.csv"
+    return path if folder and path.is_file() else None
 
 
 _kept: dict[tuple, Corpus] = {}
@@ -33,7 +33,7 @@ def with_phrases(corpus: Corpus) -> Corpus:
     So phrases are part of its fingerprint, and of a row's number. Raises DataError where no task has any, for a file
     that is faulty, and for phrases that are an example of dev or test (compared as in `mtlib data check`).
     """
-    files = {task.name: path for task in corpus.tasks if (path := phrases_file(corpus, task))}
+    files = {task.name: path for task in corpus.tasks if (path := phrases_file(corpus.source, task))}
     if not files:
         expected = " or ".join(f"{task.files or task.name}-phrases.csv" for task in corpus.tasks if not task.is_pair)
         found = f"none in {corpus.source}" if corpus.source else f"none: {corpus.title} is no folder"

@@ -1,12 +1,13 @@
 """Methods beyond the report, put side by side: which are trained, at what cost, and averaged weights as systems."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from mtlib.checking import nearest
+from mtlib.data.corpus import TITLES
+from mtlib.data.phrases import phrases_file
 from mtlib.errors import ConfigurationError
 from mtlib.experiments import Experiment
 from mtlib.study.eval_splits import Stored, System
@@ -33,8 +34,8 @@ def chosen(menu: Menu, methods: Sequence[str], study: Study) -> list[str]:
 
 
 def _has_phrases(study: Study, experiment: Experiment) -> bool:
-    folder = study.root / Path(study.source)
-    return any((folder / f"{TASKS[task].files}-phrases.csv").is_file() for task in experiment.tasks)
+    folder = "" if study.source in TITLES else study.root / study.source
+    return any(phrases_file(folder, TASKS[task]) for task in experiment.tasks)
 
 
 def at_equal_cost(menu: Menu) -> dict[str, Experiment]:

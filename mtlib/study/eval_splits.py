@@ -111,7 +111,9 @@ def require_choosing(half: ChoosingHalf) -> ChoosingHalf:
 
 
 def tasks_of(*systems: System) -> list[str]:
-    """The tasks that all of the systems have, in order; raises ConfigurationError when there is none."""
+    """The tasks that all of the systems have, in order; raises ConfigurationError when there is none, or no system."""
+    if not systems:
+        raise ConfigurationError("expected at least one system, found none")
     task_lists = [
         list(system.tasks if hasattr(system, "tasks") else cast(Any, system).experiment.task_names)
         for system in systems

@@ -36,8 +36,7 @@ from mtlib.training.runs import Run
 def probabilities(sampler: Sampler, sizes: Mapping[str, int], epochs: int) -> pd.DataFrame:
     """Probability of each task in each epoch, columns epoch, task, probability. `sizes`: task -> training examples."""
     rows = []
-    for epoch in range(1, epochs + 1):
-        shares = sampler.probabilities(list(sizes.values()), epoch, epochs)
+    for epoch, shares in enumerate(sampler.shares(list(sizes.values()), epochs), 1):
         rows += [{"epoch": epoch, "task": t, "probability": float(p)} for t, p in zip(sizes, shares, strict=True)]
     return pd.DataFrame(rows)
 
@@ -93,10 +92,10 @@ def losses(run: Run) -> pd.DataFrame:
 
     total: mean training loss of the epoch's steps, penalties included. It moves with the tasks' own losses and also
     with how often each is drawn; "fixed mix" is the same mean with every epoch's draws in the whole run's proportions
-    (NaN for an epoch that did not draw one of the tasks).
+    (NaN for an epoch that did not draw one of the tasks). A task that was never drawn has a column of NaN.
     """
     history, tasks = run.history, in_order(run.experiment.task_names)
-    by_task = history[[f"train_loss_{task}" for task in tasks]].set_axis(tasks, axis=1)
+    by_task = history.reindex(columns=[f"train_loss_{task}" for task in tasks]).set_axis(tasks, axis=1)
     counts = history[[f"draws_{task}" for task in tasks]].set_axis(tasks, axis=1)
     shares, overall = counts.div(counts.sum(axis=1), axis=0), counts.sum() / counts.to_numpy().sum()
     penalty = history["train_loss"] - (shares * by_task.fillna(0)).sum(axis=1)
@@ -143,14 +142,12 @@ def loss_plot(runs: Mapping[str, Run]) -> Figure:
 def smart_log(run: Run) -> dict[str, float]:
     """What the run's SMART logged: mean |d|_inf / mean|x|, mean penalty in the first and last epoch, skipped steps.
 
-    A run without such a penalty, or with one of weight 0, has none of them.
+    A run without such a penalty, or with one of weight 0, has none of them; one that skipped every step has the last.
     """
-    history = run.history
-    if "smart/penalty" not in history:
-        return {"radius": np.nan, "first penalty": np.nan, "last penalty": np.nan, "skipped": 0}
-    first, last = history["smart/penalty"].iloc[[0, -1]]
-    numbers = {"radius": history["smart/radius"].mean(), "first penalty": first, "last penalty": last}
-    return numbers | {"skipped": round(float((history["smart/skipped"] * run.experiment.steps_per_epoch).sum()))}
+    logged = run.history.reindex(columns=["smart/radius", "smart/penalty", "smart/skipped"])
+    first, last = logged["smart/penalty"].iloc[[0, -1]]
+    numbers = {"radius": logged["smart/radius"].mean(), "first penalty": first, "last penalty": last}
+    return numbers | {"skipped": round(float((logged["smart/skipped"] * run.experiment.steps_per_epoch).sum()))}
 
 
 def start_share(run: Run) -> float:
@@ -163,8 +160,10 @@ def start_share(run: Run) -> float:
     if penalty is None:
         raise ConfigurationError(f"expected a run with a Bregman penalty, found {penalties or 'none'}")
     updates = run.experiment.epochs * run.experiment.steps_per_epoch
-    early = updates if penalty.late_decay is None else math.ceil(penalty.switch_at * updates)
-    return penalty.decay**early * (penalty.late_decay or 1.0) ** (updates - early)
+    if penalty.late_decay is None:
+        return penalty.decay**updates
+    early = math.ceil(penalty.switch_at * updates)
+    return penalty.decay**early * penalty.late_decay ** (updates - early)
 
 
 def student_and_teacher(run: Run) -> dict[str, Stored]:

@@ -208,12 +208,14 @@ def _cost(run: Run) -> list[str]:
     where, e = run.read("environment.json"), run.experiment
     examples = int(run.history["examples"].sum())
     device = where["device_name"] or where["device"]
-    started = f" What it started from, `{e.start_from.name}`, cost extra." if e.start_from else ""
+    before = f" What it started from, `{e.start_from.label}`, cost extra." if e.start_from else ""
+    if teachers := ", ".join(f"`{teacher.label}`" for teacher in getattr(e, "teachers", ())):
+        before += f" What taught it, {teachers}, cost extra."
     return [
         "## Cost",
         f"{parameters(run) / 1e6:.1f} million parameters. {e.epochs} epochs x {e.steps_per_epoch} steps x "
         f"{e.batch_size} ({examples} examples) took {run.seconds:.0f} s with evaluation on {device}, "
-        f"{where['threads']} threads, {where['precision']}.{started}",
+        f"{where['threads']} threads, {where['precision']}.{before}",
     ]
 
 

@@ -36,14 +36,16 @@ def seeds_summary(
 ) -> pd.DataFrame:
     """Over the runs of each system, one a seed: columns system, task, seeds, mean, sd (n - 1), low, high (t-interval).
 
-    One row a system and task, the mean of tasks and the evenness being tasks too.
+    One row a system and task, the mean of tasks and the evenness being tasks too. A score that is undefined at one of
+    the seeds has no mean, sd and interval.
     """
     rows = []
     for name, runs in _listed(systems).items():
         scores = pd.DataFrame([task_scores(run, on, tasks) for run in runs])
         for task, values in scores.items():
             low, high = t_interval(values, level)
-            row = {"system": name, "task": task, "seeds": len(runs), "mean": values.mean(), "sd": values.std()}
+            mean, sd = values.mean(skipna=False), values.std(skipna=False)
+            row = {"system": name, "task": task, "seeds": len(runs), "mean": mean, "sd": sd}
             rows.append(row | {"low": low, "high": high})
     return pd.DataFrame(rows)
 
@@ -184,14 +186,11 @@ def compare(
     a pair have; one task alone has no rows of mean and evenness. Columns: system, against (the first), task, baseline
     (the first's score), score, difference, low, high (percentile interval at `level`), p (paired bootstrap), p_holm
     (Holm over all rows of the table), resolved: "yes" where p_holm is below 1 - level, "undefined" where a score is.
-    Raises ConfigurationError for a name that is not there, and for one without runs.
+    Raises ConfigurationError for what is no pair, a name that is not there, and one without runs.
     """
     listed, rows = _listed(systems), []
-    for first, second in pairs:
-        if unknown := [name for name in (first, second) if name not in listed]:
-            raise ConfigurationError(
-                f"pair {first!r}, {second!r}: found {unknown[0]!r}, expected two of {list(listed)}"
-            )
+    for pair in pairs:
+        first, second = _known(pair, listed)
         names = {"system": second, "against": first}
         measured = _paired((first, listed[first]), (second, listed[second]), on, tasks, draws, level, seed)
         rows += [names | row for row in measured]
@@ -203,6 +202,14 @@ def _listed(systems: Systems) -> dict[str, list[System]]:
     if empty := [name for name, runs in listed.items() if not runs]:
         raise ConfigurationError(f"no runs of {empty} to compare")
     return listed
+
+
+def _known(pair: Any, listed: Mapping[str, Sequence[System]]) -> tuple[str, str]:
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        raise ConfigurationError(f"compare: expected pairs of two names, found {pair!r}")
+    if unknown := [name for name in pair if name not in listed]:
+        raise ConfigurationError(f"pair {pair[0]!r}, {pair[1]!r}: found {unknown[0]!r}, expected two of {list(listed)}")
+    return pair[0], pair[1]
 
 
 def _paired(

@@ -179,7 +179,7 @@ class Runs(Mapping[str, Run]):
         """The second run of each pair against its first on the same examples, with what is resolved.
 
         pairs: `("baseline", "annealed"), ...`, or two names, which are one pair. on: the reporting half of dev unless
-        given. options: those of `statistics.compare`.
+        given. options: those of `statistics.compare`. Raises ConfigurationError for what is neither.
         """
         if all(isinstance(name, str) for name in pairs):
             pairs = (cast(tuple[str, str], pairs),)

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from mtlib.errors import ConfigurationError
+from mtlib.metrics import pearson
 from mtlib.study.eval_splits import REPORTING, Part, System, aligned, tasks_of
 from mtlib.tasks import TASKS
 
@@ -32,9 +33,10 @@ def variances(
 
     task: "mean" is the mean of the tasks that all runs have. Sums of squares of a crossed design (seeds by examples):
     x_si = m + s_s + e_i + r_si, x being 1 where an answer is right, and for Pearson's r its influence values.
+    A score that is undefined, such as Pearson's r of constant predictions, has undefined (NaN) variances.
     Raises ConfigurationError for fewer than two runs of a system.
     """
-    groups = [list(runs) for runs in (first, second) if runs]
+    groups = [list(first), *([list(second)] if second else [])]
     if any(len(runs) < 2 for runs in groups):
         raise ConfigurationError(f"variances: expected two runs or more of a system, found {[len(g) for g in groups]}")
     tasks = [task] if task != "mean" else tasks_of(*first, *second)
@@ -49,7 +51,7 @@ def variances(
     example, rest = (sum(part[k] / part[3] for part in parts) / len(tasks) ** 2 for k in (0, 1))
     noises = [sum(part[2][k] / part[3] for part in parts) / len(tasks) ** 2 for k in range(len(groups))]
     seed = sum(score.var(ddof=1) for score in scores) - sum(noises)
-    return Variances(max(0.0, float(seed)), float(example), float(rest), sum(part[3] for part in parts))
+    return Variances(float(np.maximum(0.0, seed)), float(example), float(rest), sum(part[3] for part in parts))
 
 
 def _influences(frame: pd.DataFrame, task: str) -> np.ndarray:
@@ -57,6 +59,8 @@ def _influences(frame: pd.DataFrame, task: str) -> np.ndarray:
     labels, predictions = frame["label"].to_numpy(float), frame["prediction"].to_numpy(float)
     if TASKS[task].kind != "regression":
         return (labels == predictions).astype(float)
+    if np.isnan(pearson(labels, predictions)):
+        return np.full(len(labels), np.nan)
     x, y = ((values - values.mean()) / values.std() for values in (labels, predictions))
     r = (x * y).mean()
     return (x * y - r / 2 * (x**2 + y**2) + r + 1) / 2
@@ -71,4 +75,4 @@ def _crossed(covariance: np.ndarray, size: int) -> tuple[float, list[float]]:
     shared = [block[~np.eye(len(block), dtype=bool)].mean() for block in blocks]
     rests = [np.diag(block).mean() - part for block, part in zip(blocks, shared, strict=True)]
     between = 2 * covariance[:size, size:].mean() if len(blocks) > 1 else 0.0
-    return max(0.0, sum(shared) - between), rests
+    return float(np.maximum(0.0, sum(shared) - between)), rests
