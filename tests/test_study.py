@@ -11,6 +11,7 @@ from mtlib.errors import ConfigurationError, MissingRunError, StorageError
 from mtlib.presets import REPORT
 from mtlib.study.eval_splits import Dev, ReportingHalf, task_scores
 from mtlib.study.study import Runs
+from mtlib.training.runs import Run
 
 
 @pytest.fixture
@@ -124,5 +125,18 @@ def test_two_runs_are_compared_as_a_study_compares_them(run, corpus, tmp_path):
     assert by_name.drop(columns=["system", "against"]).equals(table.drop(columns=["system", "against"]))
     with pytest.raises(ConfigurationError, match="two different runs"):
         mtlib.compare(run, run)
+    with pytest.raises(ConfigurationError, match="two different runs, found shared, 2 seeds twice"):
+        mtlib.compare([run, other], [Run(other.path), Run(run.path)])
     with pytest.raises(ConfigurationError, match="no runs of"):
         mtlib.compare(run, [])
+
+
+def test_experiments_that_are_called_alike_are_compared_and_told_apart(corpus, tmp_path):
+    short = mtlib.experiment("smoke", epochs=1, steps_per_epoch=2)
+    long = short.but(steps_per_epoch=3, learning_rate=0.01)
+    a, b = ([mtlib.fit(e.at(seed), corpus, tmp_path, progress="none") for seed in (0, 1)] for e in (short, long))
+    table = mtlib.compare(a, b, draws=200)
+    assert set(table["against"]) == {"round-robin, 2 seeds, first"}
+    assert set(table["system"]) == {"round-robin, 2 seeds, second"}
+    by_name = mtlib.compare({"a": a, "b": b}, [("a", "b")], draws=200)
+    assert by_name["difference"].tolist() == table["difference"].tolist()

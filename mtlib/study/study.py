@@ -198,17 +198,19 @@ def compare(
     name and the pairs of names, `("baseline", "annealed")`, each second one being compared with its first.
     on: the reporting half of dev, which chose nothing, unless given (`Test()`). options, and the columns of the table,
     are those of `mtlib.study.statistics.compare`: differences with the 95 % interval of the paired bootstrap, and
-    Holm's correction over all rows.
+    Holm's correction over all rows. A run is called by its id, several by their label, which "first" and "second" tell
+    apart where it is the same. Raises ConfigurationError for the same runs twice.
 
     >>> mtlib.compare(baseline, annealed)  # doctest: +SKIP
     """
     if isinstance(a, Mapping):
         return statistics.compare(a, cast(Sequence[tuple[str, str]], b), on or ReportingHalf(), **options)
     sides: list[list[Any]] = [list(side) if isinstance(side, Sequence) else [side] for side in (a, b)]
-    names = [_called(side, otherwise) for side, otherwise in zip(sides, ("first", "second"), strict=True)]
-    if names[0] == names[1]:
-        raise ConfigurationError(f"compare: expected two different runs, found {names[0]} twice")
-    pair = (names[0], names[1])
+    pair = _called(sides[0], "first"), _called(sides[1], "second")
+    if (ids := _ids(sides[0])) and ids == _ids(sides[1]):
+        raise ConfigurationError(f"compare: expected two different runs, found {pair[0]} twice")
+    if pair[0] == pair[1]:
+        pair = f"{pair[0]}, first", f"{pair[1]}, second"
     return statistics.compare(dict(zip(pair, sides, strict=True)), [pair], on or ReportingHalf(), **options)
 
 
@@ -217,6 +219,12 @@ def _called(runs: Sequence[System], otherwise: str) -> str:
     if len(runs) > 1 and isinstance(runs[0], Run):
         return f"{runs[0].experiment.label}, {len(runs)} seeds"
     return getattr(runs[0], "id", otherwise) if runs else otherwise
+
+
+def _ids(systems: Sequence[System]) -> list[str]:
+    """The ids of runs, sorted; none where one of the systems is no run."""
+    ids = sorted(getattr(system, "id", "") for system in systems)
+    return ids if all(ids) else []
 
 
 def _scores(run: Run, on: Part) -> dict[str, Any]:
