@@ -1,6 +1,7 @@
 """The table of runs, as `mtlib runs` shows it; and `mtlib rm`."""
 
 import json
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -102,3 +103,10 @@ def test_a_run_is_removed_with_its_mark_unless_it_runs_or_others_start_from_it(c
 def test_the_version_is_said():
     said = CliRunner().invoke(app, ["--version"])
     assert said.output.strip() == f"mtlib {mtlib.__version__}" and said.exit_code == 0
+
+
+def test_the_smallest_loss_comes_first(monkeypatch):
+    losses = {"worse": 1.5, "better": 0.2, "without": None}
+    monkeypatch.setattr(listing, "_row", lambda run: ({"run": run, "status": "complete", "dev_loss": losses[run]}, {}))
+    store = SimpleNamespace(all=lambda: list(losses))
+    assert listing.table(store, sort="dev_loss")["run"].tolist() == ["better", "worse", "without"]

@@ -15,7 +15,8 @@ from mtlib.training.files import storage
 from mtlib.training.runs import Run, RunStore
 
 ALWAYS = ["run", "status", "corpus", "encoder", "seed", "steps", "seconds"]
-LAST = ["mean", "evenness", "dev_loss"]
+LOSS = "dev_loss"
+LAST = ["mean", "evenness", LOSS]
 UNREAD = "cannot be read: "
 """What the status of a run that cannot be read begins with."""
 
@@ -25,7 +26,7 @@ def table(store: RunStore, sort: str = "", where: Iterable[tuple[str, str]] = ()
 
     A run that cannot be read has a row that says why; of one whose penalty, sampler or task is not known here, what is
     known is in its row. where: columns, or fields of the experiment (`sampler`, `penalties`, `smart.weight`), and what
-    they have to be. sort: a column; scores come largest first, the rest ascending, what has none last.
+    they have to be. sort: a column; scores come largest first, a loss and the rest ascending, what has none last.
     Raises ConfigurationError for a column or a field that no run has.
     """
     rows, where = [_row(run) for run in store.all()], list(where)
@@ -40,7 +41,7 @@ def table(store: RunStore, sort: str = "", where: Iterable[tuple[str, str]] = ()
     if sort and len(found):
         if sort not in found:
             raise ConfigurationError(f"--sort {sort}: no run has it{nearest(sort, list(found))}")
-        found = found.sort_values(sort, ascending=sort in ALWAYS, kind="stable", ignore_index=True)
+        found = found.sort_values(sort, ascending=sort in (*ALWAYS, LOSS), kind="stable", ignore_index=True)
     return found
 
 

@@ -23,19 +23,31 @@ from mtlib.training.runs import Run
 from mtlib.training.signals import Interruption, Stopped
 
 PLAIN = "MTLIB_PROGRESS"
-"""Environment variable that sets the kind of progress where `auto` is asked: "bar", "lines" or "none"."""
+"""Environment variable that sets the kind of progress where `auto` is asked: one of SHOWN."""
+
+SHOWN = ("bar", "lines", "none")
+"""Kinds of progress that there are."""
 
 EPOCH = re.compile(r"(?P<name>[^ :]+): epoch (?P<done>\d+)/(?P<of>\d+) ")
 """The line that `Progress` prints after an epoch."""
 
 
 def kind(progress: str) -> str:
-    """ "bar", "lines" or "none"; "auto": MTLIB_PROGRESS or, if unset, a bar in a terminal or notebook, else lines."""
+    """ "bar", "lines" or "none"; "auto": MTLIB_PROGRESS or, if unset, a bar in a terminal or notebook, else lines.
+
+    Raises ConfigurationError for any other word.
+    """
     if progress != "auto":
-        return progress
+        return _shown(progress, "progress", ("auto", *SHOWN))
     if chosen := os.environ.get(PLAIN):
-        return chosen
+        return _shown(chosen, PLAIN, SHOWN)
     return "bar" if in_notebook() or sys.stderr.isatty() else "lines"
+
+
+def _shown(word: str, where: str, known: tuple[str, ...]) -> str:
+    if word not in known:
+        raise ConfigurationError(f"{where}={word[:80]}: unknown kind of progress{nearest(word, known)}")
+    return word
 
 
 def in_notebook() -> bool:
