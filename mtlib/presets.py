@@ -144,9 +144,8 @@ def presets_folder() -> Path:
 
 
 def preset_names() -> list[str]:
-    """Names of the presets there are, the smallest first."""
-    names = {file.stem: preset(file.stem).dial for file in presets_folder().glob("*.yaml")}
-    return sorted(names, key=lambda name: (names[name], name))
+    """Names of the presets there are."""
+    return sorted(file.stem for file in presets_folder().glob("*.yaml"))
 
 
 def preset(name: str, corpus: str = "") -> Preset:
@@ -158,8 +157,7 @@ def preset(name: str, corpus: str = "") -> Preset:
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else presets_folder() / f"{name}.yaml"
     if len(name) > 4096 or "\0" in name or not os.path.isfile(path):
-        known = sorted(file.stem for file in presets_folder().glob("*.yaml"))
-        raise ConfigurationError(f"unknown preset {name[:120]!r}{nearest(name, known)}")
+        raise ConfigurationError(f"unknown preset {name[:120]!r}{nearest(name, preset_names())}")
     chosen = checked(Preset, read_yaml(path), str(path))
     import_modules(chosen.mtlib.get("import", []), path.parent)
     chosen = _with_corpus(chosen, corpus or chosen.corpus)

@@ -20,7 +20,13 @@ from mtlib.workbook import sweeps
 from mtlib.workbook.notebooks import with_preset
 from mtlib.workbook.parameters import load_notebook, parameters_of
 from mtlib.workbook.pipeline import prepare
-from mtlib.workbook.plan import Plan, Stage, notebooks, read_runs, runs_of
+from mtlib.workbook.plan import Plan, Stage, notebooks, runs_of
+
+
+def asked(path, values):
+    """The runs that a notebook asks for with these values of its parameters."""
+    with plan_module._answering() as answers:
+        return answers.of(path, values)
 
 
 @pytest.fixture
@@ -35,7 +41,7 @@ def asking(folder):
     """Write the notebook `asking`, of a parameters cell and these cells (tag, source); its runs, read."""
 
     def read(*cells, **values):
-        return read_runs(write_notebook(folder / "asking.ipynb", ("parameters", "x: int = 1"), *cells), values)
+        return asked(write_notebook(folder / "asking.ipynb", ("parameters", "x: int = 1"), *cells), values)
 
     return read
 
@@ -339,17 +345,17 @@ def test_what_is_executed_asks_for_what_was_planned(folder):
     values, _ = with_preset("03_all", parameters_of(load_notebook(path), path.name), {"preset": "mine.yaml"})
     space: dict = {}
     exec("\n".join([PARAMETERS, SETUP, everything]), space)
-    assert space["runs"] == read_runs(path, values)
+    assert space["runs"] == asked(path, values)
 
 
 def test_table_7_has_the_rows_that_are_asked_for():
     path = project_root() / "notebooks" / "06_ensemble.ipynb"
-    six = read_runs(path, {"preset": "smoke"})
-    some = read_runs(path, {"preset": "smoke", "rows": ["baseline", "annealed"], "seeds": [0, 1]})
+    six = asked(path, {"preset": "smoke"})
+    some = asked(path, {"preset": "smoke", "rows": ["baseline", "annealed"], "seeds": [0, 1]})
     assert list(some) == ["baseline", "annealed", "baseline, seed 1", "annealed, seed 1"]
     assert len(six) == 6 and all(some[name] == six[name] for name in ("baseline", "annealed"))
     with pytest.raises(ConfigurationError, match="06_ensemble.ipynb.*'anneald'"):
-        read_runs(path, {"preset": "smoke", "rows": ["baseline", "anneald"]})
+        asked(path, {"preset": "smoke", "rows": ["baseline", "anneald"]})
 
 
 def test_a_sweep_is_planned_by_the_same_means(folder):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mtlib.data.tsv import SHOWN, make_frame, parse_label, read_tsv, scan_tsv
+from mtlib.data.tsv import SHOWN, Table, make_frame, parse_label, raise_faults, scan_tsv
 from mtlib.errors import DataError, StorageError
 from mtlib.tasks import QQP, SST, STS, Task
 
@@ -21,17 +21,24 @@ def sst_file(folder, rows=ROWS, header="\tid\tsentence\tsentiment", name="ids-ss
     return path
 
 
+def read_file(path, task, **options) -> Table:
+    """What a file holds, all of its faults being raised as those of a corpus are."""
+    table = scan_tsv(path, task, **options)
+    raise_faults(table.faults)
+    return table
+
+
 def faults(path, task=SST, **options):
     """The faults that reading raises, as text."""
     with pytest.raises(DataError) as caught:
-        read_tsv(path, task, **options)
+        read_file(path, task, **options)
     assert caught.value.exit_code == 65
     assert str(caught.value.faults[0]) in str(caught.value)
     return [str(fault) for fault in caught.value.faults]
 
 
 def test_a_plain_file_gives_typed_columns_in_order(tmp_path):
-    frame = read_tsv(sst_file(tmp_path), SST).frame
+    frame = read_file(sst_file(tmp_path), SST).frame
     assert list(frame) == ["id", "text_a", "label"]
     assert frame["id"].tolist() == ["a1", "a2", "a3"]
     assert frame["label"].tolist() == [3, 1, 2] and frame["label"].dtype == np.int64
@@ -70,7 +77,7 @@ def test_a_header_of_index_columns_only_and_one_in_quotes(tmp_path):
         "sentiment"
     ]
     path.write_text('""\t"id"\tsentence\t"sentiment"\n0\ta\tb\t1\n')
-    assert read_tsv(path, SST).frame["text_a"].tolist() == ["b"]
+    assert read_file(path, SST).frame["text_a"].tolist() == ["b"]
 
 
 # Empty file
@@ -87,7 +94,7 @@ def test_a_header_without_rows_is_a_fault(tmp_path):
 
 # Labels
 def test_unlabelled_rows_are_dropped_and_counted_in_one_note_with_their_lines(tmp_path):
-    table = read_tsv(sst_file(tmp_path, [*ROWS, ("a4", "lost", ""), ("a5", "", " ")]), SST)
+    table = read_file(sst_file(tmp_path, [*ROWS, ("a4", "lost", ""), ("a5", "", " ")]), SST)
     assert table.frame["id"].tolist() == ["a1", "a2", "a3"]
     assert table.notes == ("ids-sst-train.csv: dropped 2 unlabelled row(s), lines 5, 6",)
 
@@ -97,7 +104,7 @@ def test_unlabelled_rows_are_dropped_and_counted_in_one_note_with_their_lines(tm
 )
 def test_a_note_lists_some_lines_and_counts_the_rest(tmp_path, rows, said):
     lost = [(f"b{i}", "lost", "") for i in range(rows)]
-    (note,) = read_tsv(sst_file(tmp_path, [*lost, *ROWS]), SST).notes
+    (note,) = read_file(sst_file(tmp_path, [*lost, *ROWS]), SST).notes
     lines = ", ".join(str(line) for line in range(2, 2 + min(rows, SHOWN)))
     assert note.endswith(said or f"lines {lines}") and lines in note
 
@@ -131,7 +138,7 @@ def test_all_faults_of_a_file_are_collected(tmp_path):
 @pytest.mark.parametrize("rows", [1, SHOWN, SHOWN + 1, SHOWN + 9])
 def test_one_error_lists_the_first_faults_and_counts_the_rest(tmp_path, rows):
     with pytest.raises(DataError) as caught:
-        read_tsv(sst_file(tmp_path, [(f"a{i}", "text", "9") for i in range(rows)]), SST)
+        read_file(sst_file(tmp_path, [(f"a{i}", "text", "9") for i in range(rows)]), SST)
     lines = str(caught.value).split("\n")
     assert lines[:SHOWN] == [str(fault) for fault in caught.value.faults[:SHOWN]] and len(caught.value.faults) == rows
     assert lines[SHOWN:] == ([f"... and {rows - SHOWN} more faults"] if rows > SHOWN else [])
@@ -161,9 +168,9 @@ def test_a_nul_byte_names_line_and_offset(tmp_path):
 @pytest.mark.parametrize("change", [lambda b: b"\xef\xbb\xbf" + b, lambda b: b.replace(b"\n", b"\r\n"), bytes.rstrip])
 def test_byte_order_mark_crlf_and_a_missing_last_line_break_read_identically(tmp_path, change):
     path = sst_file(tmp_path, [*ROWS, ("a4", '"two\nlines, ""quoted"""', "0")])
-    plain = read_tsv(path, SST).frame
+    plain = read_file(path, SST).frame
     path.write_bytes(change(path.read_bytes()))
-    pd.testing.assert_frame_equal(read_tsv(path, SST).frame, plain)
+    pd.testing.assert_frame_equal(read_file(path, SST).frame, plain)
     assert plain["text_a"].iloc[3] == 'two\nlines, "quoted"'
 
 
@@ -227,7 +234,7 @@ def test_a_line_inside_quotes_is_a_row_only_with_index_id_and_label(tmp_path, li
 def test_a_row_that_ends_with_an_empty_field_after_a_quote(tmp_path):
     path = tmp_path / "sts-train.csv"
     path.write_text('id\tsentence1\tsentence2\tsimilarity\tnote\np\t"a ""b"""\tc\t1.5\t\nq\t\t"d"\t2\t"x"\n')
-    frame = read_tsv(path, STS, empty="keep").frame
+    frame = read_file(path, STS, empty="keep").frame
     assert frame["text_a"].tolist() == ['a "b"', ""] and frame["label"].tolist() == [1.5, 2.0]
 
 
@@ -256,7 +263,7 @@ def test_a_blank_line_is_a_fault(tmp_path):
 # Text that looks like a missing value
 def test_the_texts_na_and_null_stay_text(tmp_path):
     words = ["NA", "null", "NaN", "None", "#N/A", "-", "1", " lead"]
-    frame = read_tsv(sst_file(tmp_path, [(f"a{i}", word, "1") for i, word in enumerate(words)]), SST).frame
+    frame = read_file(sst_file(tmp_path, [(f"a{i}", word, "1") for i, word in enumerate(words)]), SST).frame
     assert frame["text_a"].tolist() == words
     assert not frame.isna().any().any()
 
@@ -278,8 +285,8 @@ def test_an_empty_text_follows_the_policy(tmp_path, text):
     path = sst_file(tmp_path, [*ROWS, ("a4", text, "1")])
     found = "nothing" if text in ("", '""') else repr(text)
     assert faults(path) == [f"ids-sst-train.csv:5, column 'sentence': expected a text, found {found}"]
-    assert read_tsv(path, SST, empty="keep").frame["text_a"].iloc[3].strip() == ""
-    dropped = read_tsv(path, SST, empty="drop")
+    assert read_file(path, SST, empty="keep").frame["text_a"].iloc[3].strip() == ""
+    dropped = read_file(path, SST, empty="drop")
     assert len(dropped.frame) == 3
     assert dropped.notes == ("ids-sst-train.csv: dropped 1 row(s) with an empty text, line 5",)
 
@@ -288,7 +295,7 @@ def test_an_empty_text_follows_the_policy(tmp_path, text):
 def test_columns_are_read_by_name_and_others_are_ignored(tmp_path):
     path = tmp_path / "sts-dev.csv"
     path.write_text("similarity\tsource\tsentence2\tid\tsentence1\n4.5\tnews\tb\tx\ta\n")
-    row = read_tsv(path, STS).frame.iloc[0]
+    row = read_file(path, STS).frame.iloc[0]
     assert (row["id"], row["text_a"], row["text_b"], row["label"]) == ("x", "a", "b", 4.5)
 
 
@@ -299,19 +306,19 @@ def test_one_or_two_leading_index_columns(tmp_path, header):
     index = "\t".join(["7", "0.0"][: header.split("\t").index("id")])
     path = tmp_path / "ids-sst-test-student.csv"
     path.write_text(f"{header}\n{index}\tx\t effective but tepid\n")
-    frame = read_tsv(path, SST, labelled=None).frame
+    frame = read_file(path, SST, labelled=None).frame
     assert list(frame) == ["id", "text_a"]
     assert frame.iloc[0].tolist() == ["x", " effective but tepid"]
 
 
 def test_labels_of_a_test_file_are_read_where_there_are_any(tmp_path):
-    assert "label" in read_tsv(sst_file(tmp_path), SST, labelled=None).frame
-    assert "label" not in read_tsv(sst_file(tmp_path), SST, labelled=False).frame
+    assert "label" in read_file(sst_file(tmp_path), SST, labelled=None).frame
+    assert "label" not in read_file(sst_file(tmp_path), SST, labelled=False).frame
 
 
 def test_a_file_that_cannot_be_read_is_a_storage_error(tmp_path):
     with pytest.raises(StorageError, match="ids-sst-train.csv"):
-        read_tsv(tmp_path / "ids-sst-train.csv", SST)
+        read_file(tmp_path / "ids-sst-train.csv", SST)
 
 
 # The oracle: pandas writes, the strict reader reads
@@ -329,7 +336,7 @@ def test_whatever_pandas_writes_is_read_back_identically(tmp_path_factory, rows)
     texts, labels = zip(*rows, strict=True)
     frame = pd.DataFrame({"id": [f"t{i}" for i in range(len(rows))], "text": texts, "kind": labels})
     frame.to_csv(path, sep="\t", lineterminator="\n")
-    read = read_tsv(path, TOPICS, empty="keep").frame
+    read = read_file(path, TOPICS, empty="keep").frame
     assert read["text_a"].tolist() == list(texts)
     assert read["label"].tolist() == list(labels)
 
@@ -341,5 +348,5 @@ def test_pairs_without_labels_are_read_back_identically(tmp_path_factory, rows):
     frame = pd.DataFrame(rows, columns=["sentence1", "sentence2"])
     frame.insert(0, "id", [f"t{i}" for i in range(len(rows))])
     frame.to_csv(path, sep="\t", lineterminator="\n")
-    read = read_tsv(path, QQP, labelled=None, empty="keep").frame
+    read = read_file(path, QQP, labelled=None, empty="keep").frame
     assert list(zip(read["text_a"], read["text_b"], strict=True)) == rows

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from test_tsv import ROWS, faults, sst_file
+from test_tsv import ROWS, faults, read_file, sst_file
 
-from mtlib.data.tsv import read_tsv, scan_tsv, unfit_id
+from mtlib.data.tsv import scan_tsv, unfit_id
 from mtlib.errors import DataError
 from mtlib.study.submissions import submission
 from mtlib.tasks import QQP, SST
@@ -31,7 +31,7 @@ def test_a_file_of_unlabelled_rows_only(tmp_path):
 def test_a_byte_order_mark_before_a_named_column(tmp_path):
     path = tmp_path / "x.csv"
     path.write_bytes("\ufeffid\tsentence\tsentiment\na\ttext\ufeff\t1\n".encode())
-    assert read_tsv(path, SST).frame["text_a"].tolist() == ["text\ufeff"]
+    assert read_file(path, SST).frame["text_a"].tolist() == ["text\ufeff"]
 
 
 @pytest.mark.parametrize("places", [[0], [3], [0, 3], [2, 5]])
@@ -58,7 +58,7 @@ def test_the_first_byte_of_a_line_that_is_not_utf8(tmp_path, place):
 
 @pytest.mark.parametrize("texts, damaged", [(["plain"], 0), (["lost \ufffd", "plain", "\ufffd"], 2)])
 def test_lost_characters_are_remarked_and_kept(tmp_path, texts, damaged):
-    table = read_tsv(sst_file(tmp_path, [(f"a{i}", text, "1") for i, text in enumerate(texts)], name="x.csv"), SST)
+    table = read_file(sst_file(tmp_path, [(f"a{i}", text, "1") for i, text in enumerate(texts)], name="x.csv"), SST)
     said = f"x.csv: {damaged} row(s) hold U+FFFD, a character lost before this file"
     assert table.remarks == ((said,) if damaged else ()) and table.frame["text_a"].tolist() == texts
 
@@ -66,16 +66,16 @@ def test_lost_characters_are_remarked_and_kept(tmp_path, texts, damaged):
 def test_lost_characters_of_a_pair_count_once(tmp_path):
     path = tmp_path / "x.csv"
     path.write_text("id\tsentence1\tsentence2\nq\t\ufffd\t\ufffd\n", encoding="utf-8")
-    assert read_tsv(path, QQP, labelled=None).remarks[0].startswith("x.csv: 1 row(s)")
+    assert read_file(path, QQP, labelled=None).remarks[0].startswith("x.csv: 1 row(s)")
 
 
 def test_blank_texts_are_an_error_unless_a_policy_is_asked_for(tmp_path):
     path = sst_file(tmp_path, [*ROWS, ("a4", "", "1")])
-    for read in (lambda: read_tsv(path, SST), lambda: read_tsv(path, SST, True, "error")):
+    for read in (lambda: read_file(path, SST), lambda: read_file(path, SST, empty="error")):
         with pytest.raises(DataError, match="expected a text, found nothing"):
             read()
     assert scan_tsv(path, SST).notes == () and len(scan_tsv(path, SST).faults) == 1
-    assert read_tsv(sst_file(tmp_path), SST, empty="drop").notes == ()
+    assert read_file(sst_file(tmp_path), SST, empty="drop").notes == ()
 
 
 @pytest.mark.parametrize("name", ["a\rb", "a\r", "\x1fa", "a\x1f", "a\x85b", "a\u2028b", "a\u2029", "a\x0b", "a\x7f"])

@@ -63,13 +63,6 @@ def raise_faults(faults: Sequence[Fault]) -> None:
         raise DataError("\n".join([*map(str, faults[:SHOWN]), *more]), faults)
 
 
-def read_tsv(path: str | Path, task: Task, labelled: bool | None = True, empty: EmptyPolicy = "error") -> Table:
-    """Read a file of `task`; see `scan_tsv`. Raises DataError with every fault of the file."""
-    table = scan_tsv(path, task, labelled, empty)
-    raise_faults(table.faults)
-    return table
-
-
 def scan_tsv(path: str | Path, task: Task, labelled: bool | None = True, empty: EmptyPolicy = "error") -> Table:
     """Read a file of `task` and return its good rows with all its faults.
 

@@ -53,10 +53,6 @@ class Parameter:
         """The value that `text` from a command line means for this parameter (a str keeps the text as it stands)."""
         return text if self.type is str else parse_scalar(text)
 
-    def format(self, value: Any) -> str:
-        """The text that `parse` reads as `value`."""
-        return value if self.type is str else json.dumps(value)
-
 
 def parse_scalar(text: str) -> Any:
     """The JSON value of `text`, or else its YAML value, in which `1e-5` is a number too. Raises ConfigurationError."""

@@ -121,18 +121,13 @@ def _answering() -> Iterator[_Answers]:
         _answers.reset(token)
 
 
-def read_runs(path: Path, values: Mapping[str, Any]) -> Asked:
+def _execute(path: Path, notebook: NotebookNode, values: Mapping[str, Any]) -> Asked:
     """The experiments that the notebook's cell tagged `runs` names, with these values of its parameters.
 
     Its code cells up to that one are run in this process, those tagged `method` left out, with `train = False`. A
     notebook without such a cell asks for nothing. Raises ConfigurationError for a cell that fails, and where `runs` is
     not a dict from names to experiments.
     """
-    with _answering() as answers:
-        return answers.of(path, values)
-
-
-def _execute(path: Path, notebook: NotebookNode, values: Mapping[str, Any]) -> Asked:
     if not tagged(notebook, "runs"):
         return {}
     from IPython.core.inputtransformer2 import TransformerManager
