@@ -1,5 +1,6 @@
 """Ensembles: one member is itself, alignment by id, the gate, and averaged weights."""
 
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,6 +19,7 @@ from mtlib.study.cache import Cache
 from mtlib.study.eval_splits import ChoosingHalf, Dev, ReportingHalf, Stored, Test, score_table, task_scores
 from mtlib.tasks import QQP, SST, STS
 from mtlib.training.evaluation import in_choosing_half
+from mtlib.training.runs import Run
 
 IDS = [f"x{i:04d}" for i in range(300)]
 
@@ -291,6 +293,17 @@ def test_a_soup_of_one_is_the_run_and_is_kept(run, corpus, tmp_path, monkeypatch
     for split in ("dev", "test"):
         for task in run.experiment.tasks:
             pd.testing.assert_frame_equal(made.predictions(split, task), run.predictions(split, task), rtol=1e-5)
-    monkeypatch.setattr(e, "average_weights", None)
-    kept = e.soup([run], corpus, Cache(tmp_path))
+    with monkeypatch.context() as patch:
+        patch.setattr(e, "average_weights", None)
+        kept = e.soup([run], corpus, Cache(tmp_path))
     assert kept.predictions("dev", "sst").equals(made.predictions("dev", "sst"))
+
+
+def test_a_soup_is_made_of_the_models_that_the_runs_stored(run, corpus, tmp_path):
+    copied = Run(shutil.copytree(run.path, tmp_path / run.id))
+    other = copied.model()
+    with torch.no_grad():
+        other.heads["sst"].bias += 1
+    other.save_pretrained(copied.path / "model")
+    with pytest.raises(CheckpointError, match="multitask.json: changed since it was written"):
+        e.soup([run, copied], corpus)

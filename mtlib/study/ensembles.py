@@ -185,13 +185,15 @@ def average(frames: Sequence[pd.DataFrame], task: str) -> pd.DataFrame:
     return averaged.set_index("id").loc[first["id"]].reset_index()[list(averaged.columns)]
 
 
-def average_weights(paths: Sequence[Path | str]) -> MultitaskModel:
-    """One model with the mean weights of the stored models `paths` (model or run folders), computed in float64.
+def average_weights(stored: Sequence[Run | Path | str]) -> MultitaskModel:
+    """One model with the mean weights of runs, or of stored models' folders, computed in float64.
 
     A "soup" (Wortsman et al., 2022): it costs what one model costs, and makes sense for runs that share an ancestor.
-    Raises CheckpointError when the models' tasks, settings or weights do not fit together.
+    Raises CheckpointError when the models' tasks, settings or weights do not fit together, and where a run's model is
+    not the one it stored.
     """
-    models = [MultitaskModel.from_pretrained(path) for path in paths]
+    models = [each.model() if isinstance(each, Run) else MultitaskModel.from_pretrained(each) for each in stored]
+    paths = [each.path if isinstance(each, Run) else each for each in stored]
     states = [model.state_dict() for model in models]
     for path, model, state in zip(paths, models, states, strict=True):
         if (model.tasks, model.pooling) != (models[0].tasks, models[0].pooling):
@@ -257,7 +259,7 @@ def soup(runs: Sequence[Run], corpus: Corpus, cache: Cache = NO_CACHE) -> Soup:
 
     @once
     def computed() -> Mapping[tuple[str, str], pd.DataFrame]:
-        with inference(average_weights([run.path for run in runs]), experiment.precision) as model:
+        with inference(average_weights(runs), experiment.precision) as model:
             return predicted(model, corpus, splits).frames
 
     def frame(split: str, task: str) -> pd.DataFrame:
