@@ -200,6 +200,7 @@ def pretraining(start: str | Preset = "tour", /, **changes: Unpack[PretrainingSe
 def dotted(fields: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of an experiment with `changes`, whose keys are fields, `sampler.FIELD`, or `KIND.FIELD` of a penalty.
 
+    fields: as they are given, so that an option left out has the default of what is changed, such as SMART's mode.
     A penalty that is not there is added: `smart.weight` 5 alone is SMART as it is, at that weight.
 
     >>> dotted({}, {"smart.weight": 5.0, "smart.mode": "ball"})

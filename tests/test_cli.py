@@ -307,6 +307,8 @@ def test_set_reaches_the_fields_of_a_penalty_and_names_the_run_after_what_it_cha
     experiment = changed("smoke", ["smart.weight=5", "smart.mode=ball", "sampler=annealed"], None)
     assert experiment == mtlib.experiment("smoke", sampler="annealed", penalties=[mtlib.Smart(weight=5.0, mode="ball")])
     assert experiment.label == "annealed-smart-5-ball-0.1"
+    own = mtlib.preset("smoke").model_copy(update={"experiment": {"penalties": [{"kind": "smart", "weight": 5.0}]}})
+    assert changed(own, ["smart.mode=projected"], None).penalties == (mtlib.Smart(weight=5.0, mode="projected"),)
     other = changed("smoke", ["learning_rate=1e-4", "smart.weight=5", "smart.steps=2"], None)
     assert other.name == "round-robin-smart-5-learning-rate-1e-4-smart.steps-2"
     assert (

@@ -8,6 +8,7 @@ import pytest
 import yaml
 from pipelines import ROOT, environment, project
 
+from mtlib import Smart
 from mtlib.errors import ConfigurationError
 from mtlib.workbook import sweeps
 from mtlib.workbook.plan import Plan
@@ -48,6 +49,16 @@ def test_fields_of_samplers_and_whole_fields_vary(written):
     sweep = sweeps.read(written(grid=grid, seeds=[0], experiment={"penalties": [SMART | {"radius": 0.1}]}))
     found = {(each.sampler.kind, each.penalties[0].direction) for each in sweep.experiments().values()}
     assert len(found) == 4
+
+
+def test_an_option_that_is_left_out_has_the_default_of_the_mode_that_varies(written):
+    grid = {"smart.mode": ["rescaled", "projected", "ball"], "smart.weight": [5.0]}
+    sweep = sweeps.read(written(grid=grid, seeds=[0], experiment={"penalties": [{"kind": "smart", "weight": 1.0}]}))
+    penalties = [each.penalties[0] for each in sweep.experiments().values()]
+    assert penalties == [Smart(weight=5.0, mode=mode) for mode in grid["smart.mode"]]
+    given = {"kind": "smart", "weight": 1.0, "sigma": 1e-3}
+    sweep = sweeps.read(written(grid=grid, seeds=[0], experiment={"penalties": [given]}))
+    assert {each.penalties[0].sigma for each in sweep.experiments().values()} == {1e-3}
 
 
 def test_values_that_differ_in_a_late_digit_are_different_runs(written):

@@ -89,14 +89,15 @@ def changed(preset: "str | Preset", changes: list[str] | None, results: Path) ->
     """
     import mtlib
     from mtlib.experiments import safe_label
-    from mtlib.presets import dotted
+    from mtlib.presets import Preset, dotted
     from mtlib.workbook.parameters import parse_scalar
 
     given = pairs(changes, "--set")
     fields = {key: parse_scalar(text) for key, text in given}
     if start := fields.get("start_from"):
         fields["start_from"] = found_run(str(start), results).experiment
-    chosen = mtlib.experiment(preset, **dotted(dict(mtlib.experiment(preset)), fields))
+    basis = preset if isinstance(preset, Preset) else mtlib.preset(preset)
+    chosen = mtlib.experiment(basis, **dotted(basis.fields({}), fields))
     unsaid = [f"{key}-{text}" for key, text in given if key.rpartition(".")[2] not in SAID]
     if fields.get("name") or not unsaid:
         return chosen

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from mtlib.checking import Strict, checked, nearest, shortened
 from mtlib.experiments import Experiment, Seed
-from mtlib.presets import dotted, experiment
+from mtlib.presets import dotted, preset
 from mtlib.study.plots import PAGE_WIDTH, colour_of, title_of, use_style
 from mtlib.tasks import TASKS, in_order
 from mtlib.yaml_files import read_yaml
@@ -96,13 +96,11 @@ class Sweep(Strict):
 
         Raises ConfigurationError naming the combination that is not a valid experiment.
         """
+        given = preset(self.preset).fields({}) | self.experiment
         return {
-            words(chosen): checked(Experiment, self._fields(chosen), f"sweep, {words(chosen)[:200]}")
+            words(chosen): checked(Experiment, dotted(given, chosen), f"sweep, {words(chosen)[:200]}")
             for chosen in self.combinations()
         }
-
-    def _fields(self, chosen: dict[str, Any]) -> dict[str, Any]:
-        return dotted(dict(experiment(self.preset, **self.experiment)), chosen)
 
 
 def read(path: str) -> Sweep:
