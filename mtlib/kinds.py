@@ -20,6 +20,10 @@ class Kinded(BaseModel):
 
     kind: str
 
+    def __eq__(self, other: object) -> bool:
+        """Whether both are of one class with equal fields, whatever a working copy of them keeps besides."""
+        return type(self) is type(other) and dict(self) == dict(other)
+
     @classmethod
     def kinds(cls) -> dict[str, type[Self]]:
         """Every imported class of this family, at any depth, by its kind.

@@ -98,6 +98,17 @@ def test_the_configured_value_never_changes_and_integer_buffers_are_the_models(a
         average.model()
 
 
+@every_average
+def test_averages_are_equal_by_their_fields_before_and_after_the_start(average):
+    same = type(average).model_validate(average.model_dump())
+    working = moved(average, [1.0, 4.0])
+    assert average == same == working == moved(same, [2.0]) and len({average, same, working}) == 1
+    assert average != AVERAGES["ema" if average.kind == "lawa" else "lawa"] and average != average.kind
+    assert type(average)() != average
+    experiments = [mtlib.experiment("smoke", averages=[each]) for each in (average, same)]
+    assert experiments[0] == experiments[1] and len(set(experiments)) == 1
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Plain, with both averages, and storing each of them."""
