@@ -12,7 +12,7 @@ from mtlib.errors import CheckpointError, ConfigurationError
 from mtlib.objectives.soft import soft_loss, softened
 from mtlib.randomness import seeded
 from mtlib.tasks import SST, STS
-from mtlib.training import distillation
+from mtlib.training import conflicts, distillation
 from mtlib.training.start import Start
 
 KINDS = {"classification": 5, "binary": 1, "regression": 1}
@@ -176,6 +176,18 @@ def test_the_loss_of_a_step_is_the_mixture(taught):
             logits = model("sst", inputs, embeddings)
     soft = soft_loss("classification", logits, targets, 2.0).item()
     assert seen.losses["total"] == pytest.approx((plain.losses["total"] + soft) / 2, rel=1e-3)
+
+
+def test_a_student_may_log_conflicts_and_they_change_nothing_of_its_training(taught, tmp_path):
+    runs, teachers, corpus, _ = taught
+    short = runs["student"].experiment.but(epochs=1, steps_per_epoch=5, batch_size=4, precision="float32")
+    experiments = [short, short.but(conflicts=2)]
+    plain, logged = (mtlib.fit(e, corpus, tmp_path / str(e.conflicts), progress="none") for e in experiments)
+    states = [run.model().state_dict() for run in (plain, logged)]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    products = conflicts.read(logged)
+    assert set(products["step"]) == {1, 3, 5} and np.isfinite(products["product"]).all()
+    assert products.query("layer == 'all' and a == b")["product"].gt(0).all()
 
 
 def test_identity_is_that_of_the_teachers(taught):

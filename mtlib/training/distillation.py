@@ -28,29 +28,35 @@ FOLDER = "targets"
 
 
 def targets_of(training: "Training") -> dict[str, torch.Tensor]:
-    """Soft targets [training examples, outputs] by task, of the examples that the run will draw; NaN for the others.
+    """Soft targets [training examples, outputs] by task, of the examples that the run will see; NaN for the others.
 
+    Those of the conflict log are asked for after those of the steps: an output's last bits depend on what is computed
+    beside it, and the log changes nothing of the training.
     Tasks that no teacher has are left out. Raises MissingRunError for a teacher that is not finished.
     """
     e, start = training.experiment, training.start
     if not (e.teachers and e.soft_share):
         return {}
-    drawn = _drawn(training)
+    asked = [_drawn(training), *([_drawn(training, logged=True)] if training.conflicts else [])]
     targets = {}
-    for name, rows in drawn.items():
+    for name in e.tasks:
         runs = [_finished(teacher) for teacher in start.teachers if name in teacher.experiment.task_names]
         if runs:
             frame = training.corpus[name].train
-            outputs = np.stack([teacher_outputs(run, name, frame, rows) for run in runs])
+            for rows in asked:
+                outputs = np.stack([teacher_outputs(run, name, frame, rows[name]) for run in runs])
             targets[name] = softened(TASKS[name].kind, torch.from_numpy(outputs), e.temperature)
     return targets
 
 
-def _drawn(training: "Training") -> dict[str, np.ndarray]:
-    """Rows of the training examples that the run's steps will draw, by task."""
+def _drawn(training: "Training", logged: bool = False) -> dict[str, np.ndarray]:
+    """Rows of the training examples that the run's steps will draw, by task; with those that its conflict log will."""
     rows: dict[str, set[int]] = {name: set() for name in training.experiment.tasks}
     for number in range(training.experiment.steps):
-        for part in training._parts(number):
+        parts = training._parts(number)
+        if logged and training.conflicts and training.conflicts.due(number):
+            parts = [*parts, *training.joint.parts(number)]
+        for part in parts:
             rows[part.batch.task.name].update(part.batch.rows.tolist())
     return {name: np.array(sorted(drawn), dtype=np.int64) for name, drawn in rows.items()}
 
