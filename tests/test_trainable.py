@@ -68,6 +68,14 @@ def test_a_corpus_that_cannot_be_trained_on_is_refused_before_anything_is_writte
     assert not list(tmp_path.iterdir())
 
 
+def test_a_test_split_without_rows_is_none(tmp_path):
+    corpus = corpus_with(lambda frame: frame.iloc[:0], SST, "test")
+    assert corpus["sst"].test is None and dict(corpus["sst"].items()).keys() == {"train", "dev"}
+    run = mtlib.fit(mtlib.experiment("smoke", epochs=1, steps_per_epoch=2), corpus, tmp_path, progress="none")
+    assert run.complete and len(run.predictions("test", "sts")) == 20
+    assert not (run.path / "predictions" / "test-sst.csv").exists()
+
+
 @pytest.mark.parametrize("label", [5, -1, -100, 2.5, np.nan])
 def test_a_label_that_is_no_class_is_refused(label):
     with pytest.raises(DataError, match="sst train, column 'label': expected an integer from 0 to 4"):

@@ -31,12 +31,17 @@ TITLES: dict[Kind, str] = {"sample": "sample (synthetic)", "hub": "hub (SST-5, Q
 class Splits:
     """Train, dev and test of one task, each a DataFrame with columns id, text_a[, text_b], label.
 
-    label is int64 for classes and float64 for regression; an unlabelled test has no label column.
+    label is int64 for classes and float64 for regression; an unlabelled test has no label column. A test without rows
+    is none.
     """
 
     train: pd.DataFrame
     dev: pd.DataFrame
     test: pd.DataFrame | None = None
+
+    def __post_init__(self) -> None:
+        if self.test is not None and not len(self.test):
+            object.__setattr__(self, "test", None)
 
     def items(self) -> Iterator[tuple[str, pd.DataFrame]]:
         """(name, frame) of the splits that are there."""

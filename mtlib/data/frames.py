@@ -168,7 +168,7 @@ def complete(task: Task, parts: Mapping[str, pd.DataFrame], seed: int, shares: S
         chosen = _chosen(task, whole, seed, wanted)
         for part in ("train", *wanted):
             parts[part] = whole[chosen == part].reset_index(drop=True)
-    return Splits(**{part: frame for part, frame in parts.items() if len(frame) or part != "test"})
+    return Splits(**parts)
 
 
 def _chosen(task: Task, frame: pd.DataFrame, seed: int, wanted: Mapping[str, float]) -> np.ndarray:
