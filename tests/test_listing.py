@@ -12,6 +12,7 @@ from mtlib.cli import app
 from mtlib.cli.training import listed
 from mtlib.errors import ConfigurationError, LockedError
 from mtlib.training import listing
+from mtlib.training.start import Start
 
 SHORT = {"epochs": 1, "steps_per_epoch": 2}
 
@@ -85,7 +86,7 @@ def test_a_run_is_removed_with_its_mark_unless_it_runs_or_others_start_from_it(c
     marks.mkdir(parents=True)
     for each in (run, parent):
         (marks / f"{each.id}.done").write_text(json.dumps({"run": each.id, "identity": each.identity}))
-    with pytest.raises(ConfigurationError, match=f"{run.id} started from it; --force"):
+    with pytest.raises(ConfigurationError, match=f"{run.id} started from it or was taught by it; --force"):
         listing.remove(store, parent)
     with run.lock(), pytest.raises(LockedError):
         listing.remove(store, run, force=True)
@@ -98,6 +99,28 @@ def test_a_run_is_removed_with_its_mark_unless_it_runs_or_others_start_from_it(c
     with pytest.raises(LockedError, match="--force"):
         listing.remove(store, parent)
     assert listing.remove(store, parent, force=True) > 0 and not store.all()
+
+
+def test_a_parent_of_a_run_with_teachers_is_not_removed(corpus, tmp_path):
+    """What such a run starts from is one SHA-256 of all of them."""
+    store, plain, pair = mtlib.RunStore(tmp_path), mtlib.experiment("smoke"), corpus.only(["sst", "qqp"])
+    experiments = [plain, plain.at(7), plain.at(8), plain.but(start_from=plain, teachers=[plain.at(7)], epochs=4)]
+    runs = []
+    for experiment, part in [*((each, corpus) for each in experiments), (plain.but(tasks=["sst"]), pair)]:
+        start = Start(experiment, part, store)
+        runs.append(start.run())
+        runs[-1].path.mkdir(parents=True)
+        runs[-1].write_json("config.json", start.described())
+        runs[-1].set_status("complete")
+    base, teacher, stranger, student, other_tasks = runs
+    for parent in (base, teacher):
+        with pytest.raises(ConfigurationError, match=f"{parent.id}: {student.id} started from it or was taught by it"):
+            listing.remove(store, parent)
+    config = teacher.read("config.json")
+    config["corpus"]["fingerprint"] = "0" * 64
+    teacher.write_json("config.json", config)
+    for each in (stranger, other_tasks, teacher, student, base):
+        assert listing.remove(store, each) > 0
 
 
 def test_the_version_is_said():

@@ -10,6 +10,8 @@ import pandas as pd
 
 from mtlib.checking import nearest
 from mtlib.errors import ConfigurationError, LockedError, MtlibError, UnknownKindError
+from mtlib.experiments import Optimisation
+from mtlib.identity import said
 from mtlib.tasks import in_order
 from mtlib.training.files import storage
 from mtlib.training.runs import Run, RunStore
@@ -49,12 +51,14 @@ def remove(store: RunStore, run: Run, force: bool = False) -> int:
     """Delete a run's folder and what says that it is done, and return the bytes that this frees.
 
     Raises LockedError while a process trains it, and unless `force` for one that is called running, as on another
-    machine; ConfigurationError, unless `force`, for one that others start from.
+    machine; ConfigurationError, unless `force`, for one that others start from or are taught by.
     """
     if run.status == "running" and not force:
         raise LockedError(f"{run.id}: running; if no process trains it any more, --force removes it")
-    if (heirs := [other.id for other in store.all() if _starts_from(other, run)]) and not force:
-        raise ConfigurationError(f"{run.id}: {', '.join(heirs)} started from it; --force removes it all the same")
+    if not force and (heirs := [other.id for other in store.all() if _needs(other, run)]):
+        raise ConfigurationError(
+            f"{run.id}: {', '.join(heirs)} started from it or was taught by it; --force removes it all the same"
+        )
     with run.lock():
         freed = sum(path.lstat().st_size for path in run.path.rglob("*") if not path.is_dir())
         with storage("remove", run.path):
@@ -66,11 +70,27 @@ def remove(store: RunStore, run: Run, force: bool = False) -> int:
     return freed
 
 
-def _starts_from(run: Run, parent: Run) -> bool:
+def _needs(run: Run, parent: Run) -> bool:
+    """Whether a run starts from another or, as far as its files tell, has it for a teacher.
+
+    The SHA-256 of what a run with teachers starts from is one of several identities; so its parents' settings are
+    compared, and the corpus where both trained on the same tasks.
+    """
     try:
-        return run.read("config.json").get("weights") == parent.identity
-    except MtlibError:
+        if run.read("config.json").get("weights") == parent.identity:
+            return True
+        parents = run.experiment.parents if getattr(run.experiment, "teachers", ()) else ()
+        if _settings(parent.experiment) not in map(_settings, parents):
+            return False
+        here, there = run.corpus, parent.corpus
+        return here["tasks"] != there["tasks"] or here["fingerprint"] == there["fingerprint"]
+    except (MtlibError, LookupError, TypeError):
         return False
+
+
+def _settings(experiment: Optimisation) -> Any:
+    """What an experiment says, but for names: an encoder is called by where it lies."""
+    return said(experiment, but=("name", "encoder", "encoder_revision"))
 
 
 def _row(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
