@@ -62,8 +62,10 @@ def test_unpacked_runs_are_those_that_were_packed_but_for_their_weights(trained,
         files = {path.relative_to(run.path) for path in run.path.rglob("*") if path.is_file()}
         assert run.complete and not has_weights(run) and has_weights(original)
         assert {str(name) for name in files} > {"config.json", "history.csv", "scores.json", "environment.json"}
-        for name in files - {Path("lock")}:
+        for name in files - {Path("lock"), Path("status.json")}:
             assert (run.path / name).read_bytes() == (original.path / name).read_bytes()
+        about = original.read("status.json")
+        assert about.pop("started") and run.read("status.json") == about
     taught = next(run for run in found if "bregman" in run.id)
     for split in ("dev", "test", "last", "teacher"):
         for task in corpus:

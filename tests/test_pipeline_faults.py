@@ -164,6 +164,7 @@ def test_resume_puts_in_order_what_dead_processes_left(tmp_path, monkeypatch):
 
     dead = written("runs/a-1/status.json", status="running", **gone)
     live = written("runs/b-2/status.json", status="running", **here)
+    reused = written("runs/e-5/status.json", status="running", started=0.0, **here)
     elsewhere = written("runs/c-3/status.json", status="running", **gone | {"host": "another"})
     complete = written("runs/d-4/status.json", status="complete", **gone)
     temporary = written(f"plans/s/.tmp-{gone['pid']}-a.json")
@@ -177,8 +178,8 @@ def test_resume_puts_in_order_what_dead_processes_left(tmp_path, monkeypatch):
     damaged.write_bytes(b"\xff")
     lines = "\n".join(tidy())
     assert "interrupted: a-1" in lines and "interrupted: x" in lines and "plans/s/a.done" in lines
-    found = [json.loads(file.read_text())["status"] for file in (dead, live, elsewhere, complete, stage)]
-    assert found == ["interrupted", "running", "running", "complete", "interrupted"]
+    found = [json.loads(file.read_text())["status"] for file in (dead, live, reused, elsewhere, complete, stage)]
+    assert found == ["interrupted", "running", "interrupted", "running", "complete", "interrupted"]
     assert [file.exists() for file in (temporary, running, kept, good, bad)] == [False, False, True, True, False]
     assert [file.exists() for file in (experiment, damaged, lost)] == [True, False, False]
     assert list(tidy()) == []

@@ -87,6 +87,7 @@ def _at(files: Files, source: str, host: str) -> Files:
     """A run's files as of this machine, with the corpus in the folder `source`."""
     config, status = (json.loads(files[name]) for name in ("config.json", STATUS))
     config["corpus"]["source"], status["host"] = source, host
+    status.pop("started", None)
     encoded = encode_json(config)
     status["files"]["config.json"] = hashlib.sha256(encoded).hexdigest()
     return files | {"config.json": encoded, STATUS: encode_json(status)}

@@ -3,10 +3,10 @@
 import errno
 import json
 import os
+import platform
 import re
 import shutil
-import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,9 @@ _DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECA
 
 RUN_FILES = ("config.json", "status.json")
 """What every run's folder has."""
+
+CLOCK = 2.0
+"""Seconds by which the start of one process may differ between two looks: the system counts it from its own start."""
 
 
 def encode_json(value: Any) -> bytes:
@@ -61,6 +64,34 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
 def lives(pid: int) -> bool:
     """Whether a process of that number runs on this machine; none has a number that no system gives."""
     return 0 < pid < 2**31 and psutil.pid_exists(pid)
+
+
+def this_process() -> dict[str, Any]:
+    """What a status says of the process that wrote it: number, start in seconds since 1970, and machine."""
+    return {"pid": os.getpid(), "started": _started(os.getpid()), "host": platform.node()}
+
+
+def is_gone(about: Mapping[str, Any]) -> bool:
+    """Whether the process that wrote a status (`this_process`) is known to have ended; of another machine's it is not.
+
+    One that was given its number later is told apart by its start. Where the status does not say that, as in those of
+    earlier versions, the number alone counts.
+    """
+    pid, said = about.get("pid"), about.get("started")
+    if about.get("host") != platform.node() or not isinstance(pid, int):
+        return False
+    started = _started(pid)
+    if started is None or not isinstance(said, int | float):
+        return started is None
+    return not started - CLOCK <= said <= started + CLOCK
+
+
+def _started(pid: int) -> float | None:
+    """When process `pid` started, in seconds since 1970, or None when there is none."""
+    try:
+        return psutil.Process(pid).create_time() if lives(pid) else None
+    except psutil.NoSuchProcess:
+        return None
 
 
 def sweep(folder: str | os.PathLike) -> None:
@@ -156,7 +187,7 @@ class RunLock:
             except Timeout:
                 raise LockedError(f"{self.path}: held by {self._describe_holder()}") from None
         try:
-            write_json(self._holder, {"pid": os.getpid(), "host": socket.gethostname()})
+            write_json(self._holder, this_process())
         except BaseException:
             self._lock.release()
             raise

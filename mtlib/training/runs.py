@@ -4,7 +4,6 @@ import hashlib
 import io
 import json
 import os
-import platform
 import shutil
 import time
 import warnings
@@ -23,13 +22,14 @@ from mtlib.training.checkpoints import CheckpointStore
 from mtlib.training.files import (
     RunLock,
     inside,
-    lives,
+    is_gone,
     make_folder,
     safe_name,
     storage,
     sweep,
     sync_folder,
     sync_tree,
+    this_process,
     write_atomic,
     write_json,
 )
@@ -102,12 +102,10 @@ class Run:
         if not (self.path / STATUS).is_file():
             return "new"
         about = self.read(STATUS)
-        status, pid = about.get("status"), about.get("pid")
-        if status not in STATUSES or not isinstance(pid, int):
+        status = about.get("status")
+        if status not in STATUSES or not isinstance(about.get("pid"), int):
             raise CheckpointError(f"{self.path / STATUS}: expected a status of {', '.join(STATUSES)} and a process id")
-        if status == "running" and about.get("host") == platform.node() and not lives(pid):
-            return "interrupted"
-        return status
+        return "interrupted" if status == "running" and is_gone(about) else status
 
     @property
     def complete(self) -> bool:
@@ -232,8 +230,7 @@ class Run:
 
     def set_status(self, status: str, **details: Any) -> None:
         """Write status.json: the status, this process, and `details`."""
-        about = {"status": status, "pid": os.getpid(), "host": platform.node(), "time": time.time(), **details}
-        self.write_json(STATUS, about)
+        self.write_json(STATUS, {"status": status, **this_process(), "time": time.time(), **details})
 
     def set_complete(self, step: int, seal: str) -> None:
         """Call the run complete, last of all, and forget its checkpoints; status.json seals the files it wrote.

@@ -11,7 +11,6 @@ import os
 import re
 import secrets
 import signal
-import socket
 import sys
 import tempfile
 import threading
@@ -21,13 +20,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from mtlib.checking import nearest
 from mtlib.errors import ConfigurationError, StageError
 from mtlib.extensions import import_inherited
 from mtlib.presets import label, preset, project_root
-from mtlib.training.files import RunLock, lives, make_folder, storage, write_json
+from mtlib.training.files import RunLock, is_gone, make_folder, storage, this_process, write_json
 from mtlib.workbook.parameters import Parameter, check_values, load_notebook, parameters_of, values_at
 from mtlib.workbook.processes import end_with
 
@@ -105,8 +102,7 @@ def stage_status(executed: Path) -> dict[str, Any]:
     if not file.is_file():
         return {"status": "missing"}
     status = json.loads(file.read_text(encoding="utf-8"))
-    here = status.get("host") == socket.gethostname()
-    if status["status"] == "running" and here and _started(status["pid"]) != status["started"]:
+    if status["status"] == "running" and is_gone(status):
         status["status"] = "interrupted"
     return status
 
@@ -117,8 +113,8 @@ def _run(
     running, failed, complete = (folder / f"{stem}{end}.ipynb" for end in (".running", ".failed", ""))
     for leftover in (running, failed):
         leftover.unlink(missing_ok=True)
-    status = {"status": "running", "pid": os.getpid(), "started": _started(os.getpid()), "host": socket.gethostname()}
-    status |= {"begun": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "parameters": parameters}
+    begun = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    status = {"status": "running", **this_process(), "begun": begun, "parameters": parameters}
     clock = time.monotonic()
 
     def record(**news: Any) -> None:
@@ -285,14 +281,6 @@ def _launch_kernel() -> None:
     import_inherited()
     os.environ.setdefault("MTLIB_PROGRESS", "lines")
     launch_new_instance()
-
-
-def _started(pid: int) -> float | None:
-    """When process `pid` started, or None when there is none."""
-    try:
-        return psutil.Process(pid).create_time() if lives(pid) else None
-    except psutil.NoSuchProcess:
-        return None
 
 
 def _short(path: Path, root: Path) -> Path:

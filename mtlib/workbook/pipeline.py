@@ -16,7 +16,7 @@ import psutil
 from mtlib.checking import nearest
 from mtlib.data.corpus import TITLES, load_corpus
 from mtlib.errors import ConfigurationError, LockedError
-from mtlib.training.files import RunLock, lives, make_folder, storage, sweep, write_json
+from mtlib.training.files import RunLock, is_gone, lives, make_folder, storage, sweep, write_json
 from mtlib.training.progress import say, tracker_asked_for
 from mtlib.workbook.gallery import open_on_results
 from mtlib.workbook.plan import Plan
@@ -237,8 +237,7 @@ def _read(file: Path) -> dict:
 def _mark_interrupted(file: Path) -> bool:
     """Mark a status file "interrupted" if it says "running" but its process is gone; whether it was marked."""
     about = _read(file)
-    here, pid = about.get("host") == os.uname().nodename, about.get("pid")
-    if about.get("status") != "running" or not here or not isinstance(pid, int) or lives(pid):
+    if about.get("status") != "running" or not is_gone(about):
         return False
     write_json(file, about | {"status": "interrupted"})
     return True

@@ -16,7 +16,33 @@ from store_helpers import JSON, fork, leftovers, on_each_call
 from mtlib.errors import CheckpointError, ConfigurationError, StorageError
 from mtlib.training import files
 from mtlib.training.checkpoints import inside, safe_name, sweep, write_atomic, write_json
-from mtlib.training.runs import RunStore
+from mtlib.training.runs import Run, RunStore
+
+# Processes
+
+
+def test_a_process_is_gone_when_its_number_is_free_or_another_s():
+    here = files.this_process()
+    assert not files.is_gone(here) and not files.is_gone(here | {"started": here["started"] + 1})
+    assert files.is_gone(here | {"pid": 10**12}) and files.is_gone(here | {"started": here["started"] - 60})
+    assert not files.is_gone({**here, "pid": 10**12, "host": "another"})
+    numbered = {"pid": here["pid"], "host": here["host"]}  # what earlier versions wrote
+    assert not files.is_gone(numbered) and files.is_gone(numbered | {"pid": 10**12})
+
+
+@given(st.dictionaries(st.sampled_from(["pid", "started"]), JSON | st.integers(-(10**400), 10**400)))
+def test_any_status_is_read(about):
+    assert files.is_gone(about | {"host": files.this_process()["host"]}) in (False, True)
+    assert not files.is_gone(about)
+
+
+def test_a_run_is_interrupted_when_another_process_has_the_number(tmp_path):
+    run = Run(tmp_path)
+    run.set_status("running", step=3)
+    assert run.status == "running"
+    run.write_json("status.json", run.read("status.json") | {"pid": 1})
+    assert run.status == "interrupted"
+
 
 # Names and links
 
