@@ -57,6 +57,11 @@ def test_log_loss_agrees_with_sklearn():
     assert c.log_loss(frame) == pytest.approx(log_loss(frame["label"], probabilities(frame)))
 
 
+def test_of_no_examples_there_is_no_calibration():
+    none = simulated(5).head(0)
+    assert np.isnan(c.expected_calibration_error(none)) and np.isnan(c.log_loss(none))
+
+
 def test_temperature_divides_logits():
     frame = pd.DataFrame({"label": [1], "p0": [0.2], "p1": [0.8]})
     scaled = c.scaled(frame, 2.0)

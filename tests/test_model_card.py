@@ -8,11 +8,14 @@ from conftest import made_up_corpus
 from huggingface_hub import ModelCard
 
 import mtlib
+from mtlib.data.corpus import Corpus, Splits
 from mtlib.errors import CheckpointError
 from mtlib.experiments import Experiment
 from mtlib.study import model_card as cards
-from mtlib.tasks import TASKS, Task
-from mtlib.training.runs import Run
+from mtlib.tasks import SST, TASKS, Task
+from mtlib.training import fit as fitting
+from mtlib.training.evaluation import in_choosing_half
+from mtlib.training.runs import CARD, Run
 
 
 @pytest.fixture
@@ -86,6 +89,23 @@ def test_without_labels_on_test_or_without_test_there_are_no_test_scores(copied)
     assert {r.dataset_split for r in ModelCard.load(cards.write_card(copied)).data.eval_results} == {"validation"}
 
 
+def test_a_half_of_dev_without_examples_has_no_scores(tmp_path):
+    splits = made_up_corpus((SST,))["sst"]
+    chosen = splits.dev[in_choosing_half(splits.dev["id"])].head(5)
+    corpus = Corpus("small", (SST,), {"sst": Splits(splits.train, chosen.reset_index(drop=True), splits.test)})
+    experiment = mtlib.experiment("smoke", tasks=["sst"], epochs=1, steps_per_epoch=2)
+    run = mtlib.fit(experiment, corpus, tmp_path, progress="none")
+    assert (run.path / CARD).is_file() and set(cards.part_scores(run)["part"]) == {"dev", "test"}
+
+
+def test_a_finished_run_without_a_card_gets_one_when_it_is_loaded(run, corpus, tmp_path):
+    shutil.copytree(run.path.parent, tmp_path / "runs")
+    copy = Run(tmp_path / "runs" / run.id)
+    (copy.path / CARD).unlink()
+    mtlib.fit(copy.experiment, corpus, tmp_path, progress="none")
+    assert (copy.path / CARD).read_text() == (run.path / CARD).read_text()
+
+
 def test_base_model_and_licence_are_those_of_the_ancestor_s_encoder(copied, monkeypatch):
     """A run that starts from another has the encoder that its first ancestor began with."""
     ranked = mtlib.pretraining("smoke").but(encoder="minilm")
@@ -126,18 +146,17 @@ def test_a_run_of_a_task_that_is_not_known_here_says_itself_what_it_is(tmp_path,
 
 def test_a_card_changes_neither_the_model_nor_a_card_that_is_there(run, copied):
     model, seal = copied.path / "model", run.read("status.json")["seal"]
-    cards.ensure_card(copied)
-    path = cards.card_path(copied)
+    path = copied.path / CARD
     assert path.read_text() == cards.write_card(copied).read_text()
     assert len(mtlib.MultitaskModel.from_pretrained(model, seal).predict("sst", ["red cat"])) == 1
     path.write_text("my own words")
-    cards.ensure_card(copied)
+    fitting._write_card(copied)
     assert path.read_text() == "my own words"
 
 
 def test_a_run_whose_model_was_taken_away_is_left_alone(copied):
     shutil.rmtree(copied.path / "model")
-    cards.ensure_card(copied)
+    fitting._write_card(copied)
     assert not (copied.path / "model").exists()
 
 

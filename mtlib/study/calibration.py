@@ -44,13 +44,20 @@ def reliability(frame: pd.DataFrame, bins: int = 15) -> pd.DataFrame:
 
 
 def expected_calibration_error(frame: pd.DataFrame, bins: int = 15) -> float:
-    """Mean distance between confidence and accuracy, weighted by the examples of each bin (Guo et al., eq. 3)."""
+    """Mean distance between confidence and accuracy, weighted by the examples of each bin (Guo et al., eq. 3).
+
+    Of no examples it is NaN.
+    """
+    if frame.empty:
+        return float("nan")
     diagram = reliability(frame, bins).query("count > 0")
     return float(np.average((diagram["accuracy"] - diagram["confidence"]).abs(), weights=diagram["count"]))
 
 
 def log_loss(frame: pd.DataFrame) -> float:
-    """Mean negative log probability of the labels, in nats."""
+    """Mean negative log probability of the labels, in nats; of no examples NaN."""
+    if frame.empty:
+        return float("nan")
     table = probabilities(frame)
     return float(metrics.log_loss(frame["label"].astype(int), table, labels=range(table.shape[1])))
 

@@ -16,7 +16,7 @@ from mtlib.study.statistics import intervals
 from mtlib.study.tables import pretty
 from mtlib.tasks import TASKS, in_order
 from mtlib.training.files import write_atomic
-from mtlib.training.runs import Run
+from mtlib.training.runs import CARD, Run
 
 BASES = {
     "minilm": "sentence-transformers/all-MiniLM-L6-v2",
@@ -45,22 +45,10 @@ CITATION = """```bibtex
 ```"""
 
 
-def card_path(run: Run) -> Path:
-    """Where the run's model card is."""
-    return run.path / "model" / "README.md"
-
-
-def ensure_card(run: Run) -> None:
-    """Write the finished run's model card, unless there is one or its model was taken away."""
-    path = card_path(run)
-    if path.parent.is_dir() and not path.is_file():
-        write_card(run)
-
-
 def write_card(run: Run) -> Path:
     """Write, or replace, the finished run's model card; raises CheckpointError for a damaged run, StorageError."""
-    write_atomic(card_path(run), card_text(run).encode())
-    return card_path(run)
+    write_atomic(run.path / CARD, card_text(run).encode())
+    return run.path / CARD
 
 
 def card_text(run: Run, source: str = "") -> str:
@@ -83,12 +71,14 @@ def card_text(run: Run, source: str = "") -> str:
 def part_scores(run: Run) -> pd.DataFrame:
     """Scores with 95 % bootstrap intervals: columns part, task, score, low, high, n.
 
-    Test has rows where the run has test predictions of every task, and they are labelled.
+    Test has rows where the run has test predictions of every task, and they are labelled; a part of dev, where it has
+    examples of every task.
     """
     tasks = in_order(run.experiment.task_names)
     tested = all((run.path / "predictions" / f"test-{task}.csv").is_file() for task in tasks)
     labelled = tested and all("label" in run.predictions("test", task) for task in tasks)
     parts = {name: part for name, part in PARTS.items() if name != "test" or labelled}
+    parts = {name: part for name, part in parts.items() if all(len(part.predictions(run, task)) for task in tasks)}
     rows = [intervals(run, part, tasks).assign(part=name) for name, part in parts.items()]
     return pd.concat(rows, ignore_index=True)[["part", "task", "score", "low", "high", "n"]]
 

@@ -7,11 +7,12 @@ from typing import Any
 from mtlib.data.corpus import Corpus, load_corpus
 from mtlib.errors import CheckpointError, ConfigurationError, StorageError
 from mtlib.experiments import Optimisation, Pretraining
+from mtlib.training.bundles import has_weights
 from mtlib.training.distributed import Ranks
 from mtlib.training.loop import Training
 from mtlib.training.pretraining import Ranking
 from mtlib.training.progress import in_notebook, kind, say, tracker_asked_for
-from mtlib.training.runs import Run, RunStore
+from mtlib.training.runs import CARD, Run, RunStore
 from mtlib.training.signals import Interruption, Stopped
 from mtlib.training.start import Start, elsewhere
 from mtlib.training.trainable import require_trainable
@@ -45,6 +46,8 @@ def fit(
     run = start.run()
     if run.complete:
         run.forget_checkpoints()
+        with suppress(StorageError):  # of a folder that may only be read
+            _write_card(run)
         if kind(progress) != "none" and (difference := elsewhere(run, experiment.precision)):
             say(f"{run.id}: loaded, computed with {difference}")
         return run
@@ -107,9 +110,11 @@ def corpus_of(run: Run, source: str | Path | Corpus | None = None) -> Corpus:
 
 
 def _write_card(run: Run) -> None:
-    from mtlib.study.model_card import ensure_card  # what a run means is not needed to train it
+    """Write a finished run's model card, unless there is one or its weights were taken away."""
+    if has_weights(run) and not (run.path / CARD).is_file():
+        from mtlib.study.model_card import write_card  # what a run means is not needed to train it
 
-    ensure_card(run)
+        write_card(run)
 
 
 def _guarded(training: Training) -> None:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from mtlib.training.replay import Replayed
 
 STATUS = "status.json"
+CARD = "model/README.md"
 STATUSES = ("running", "interrupted", "failed", "complete")
 STORED_TASKS = TypeAdapter(tuple[Task, ...])
 
