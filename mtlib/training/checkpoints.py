@@ -111,11 +111,12 @@ class CheckpointStore:
         return target
 
     def latest(self, before: int | None = None) -> Checkpoint | None:
-        """The newest sound checkpoint, of fewer than `before` steps where that is given; None if none was ever saved.
+        """The newest sound checkpoint; None if none was ever saved.
 
         A damaged one is renamed to `quarantine-...` with a warning and the one before it is used. Raises
         CheckpointError when only damaged ones exist or the newest has another format, StorageError when the disk
         refuses.
+        before: the newest of fewer steps, or None where no such one is sound; nothing is renamed, nor is a lock needed.
         """
         with storage("read", self.folder):
             for stored in sorted(self._stored(), reverse=True):
@@ -126,10 +127,11 @@ class CheckpointStore:
                 except FormatError:
                     raise
                 except CheckpointError as error:
-                    place = self._quarantine(stored.path)
-                    warnings.warn(f"damaged checkpoint set aside as {place.name}: {error}", stacklevel=2)
+                    if before is None:
+                        place = self._quarantine(stored.path)
+                        warnings.warn(f"damaged checkpoint set aside as {place.name}: {error}", stacklevel=2)
             quarantined = sorted(self.folder.glob("quarantine-*"))
-        if quarantined:
+        if quarantined and before is None:
             raise CheckpointError(
                 f"{self.folder}: no sound checkpoint is left, only {', '.join(path.name for path in quarantined)}; "
                 "remove these to start from the beginning"

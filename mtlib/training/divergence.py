@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from mtlib.errors import DivergenceError
@@ -12,14 +13,19 @@ if TYPE_CHECKING:
     from mtlib.training.loop import Training
 
 
-def divergence(training: "Training", what: str, value: float, parts: Sequence[Part], number: int) -> DivergenceError:
-    """The error for a loss or gradient of step `number` (from 0); the run's divergence.json holds the examples' ids."""
+def expect_number(training: "Training", what: str, value: float, parts: Sequence[Part], number: int) -> None:
+    """Raise DivergenceError where a loss or gradient of step `number` (from 0) is no finite number.
+
+    The run's divergence.json then holds the examples' ids. Of a step that is only looked at, nothing is refused.
+    """
+    if np.isfinite(value) or training.looked_at:
+        return
     task = " and ".join(part.batch.task.name for part in parts)
     splits, run = training.data.train, training.run
     ids = [str(splits[part.batch.task.name].ids[row]) for part in parts for row in part.batch.rows]
     dump = {"step": number, "task": task, "what": what, "value": repr(value), "ids": ids}
     run.write_json("divergence.json", {**dump, "history": training.history[-3:]})
-    return DivergenceError(
+    raise DivergenceError(
         f"{what} at step {number + 1} is {value}: expected a finite number (task {task}, "
         f"examples {', '.join(ids[:4])}, ...; all in {run.path / 'divergence.json'}). "
         "Nothing was updated by this step; a smaller learning rate is the usual cure"

@@ -25,7 +25,7 @@ from mtlib.training.conflicts import ConflictLog
 from mtlib.training.criteria import Criteria
 from mtlib.training.distillation import targets_of
 from mtlib.training.distributed import Ranks
-from mtlib.training.divergence import divergence, expect_finite
+from mtlib.training.divergence import expect_finite, expect_number
 from mtlib.training.environment import environment
 from mtlib.training.joint import JointBatches, Part, SharedGradients
 from mtlib.training.optimization import (
@@ -62,6 +62,7 @@ class Training:
         self.progress = Progress(progress if ranks.first else "none", self.experiment)
         self.minutes, self.inexact = minutes, inexact
         self.done = 0
+        self.begun, self.looked_at = False, False  # the disk says that it runs; its step is replayed, and may diverge
         self.penalties: list[Penalty] = []
         self.averages: list[Average] = []
         self.stored = getattr(self.experiment, "stored", "own")
@@ -170,8 +171,7 @@ class Training:
         e, parts = self.experiment, self._parts(number)
         log = backward(self, parts, number)
         norm = self.gradients.clip(e.clip)
-        if not np.isfinite(norm):
-            raise divergence(self, "gradient norm", norm, parts, number)
+        expect_number(self, "gradient norm", norm, parts, number)
         set_learning_rate(self.optimizer, e.learning_rate * self._factor(number))
         self.optimizer.step()
         for each in (*self.penalties, *self.averages):

@@ -20,7 +20,7 @@ from mtlib.errors import ConfigurationError
 from mtlib.experiments import Pretraining
 from mtlib.model import MultitaskModel
 from mtlib.objectives.penalty import Penalty, Step
-from mtlib.training.distributed import Ranks
+from mtlib.training.distributed import Ranks, Reader
 from mtlib.training.environment import environment
 from mtlib.training.fit import start_of
 from mtlib.training.joint import Part
@@ -57,7 +57,7 @@ def at(run: Run, step: int, source: str | Path | Corpus | None = None, *, allow_
     """Step `step` of `run`, counted from 1, finished or not: from its newest checkpoint before it, or from its start.
 
     source: its corpus, or where it is if it has moved. Nothing is written. It takes as long as training up to that step
-    did, without the scoring of dev.
+    did, without the scoring of dev. Of a step that diverged, losses and gradients are shown as they are.
     Raises ConfigurationError for a step that the run does not have, CheckpointError where the bits cannot be those that
     were trained (unless `allow_inexact`), and what `resume` raises.
     """
@@ -66,7 +66,7 @@ def at(run: Run, step: int, source: str | Path | Corpus | None = None, *, allow_
         raise ConfigurationError(f"{run.id}: expected a step from 1 to {start.experiment.steps}, found {step}")
     with _threads(run.read("environment.json").get("threads")):
         kind = Ranking if isinstance(start.experiment, Pretraining) else Training
-        training = kind(start, run, "none", 0, allow_inexact, Ranks())
+        training = kind(start, Reader(run.path), "none", 0, allow_inexact, Ranks())
         continued(run, environment(training.device.device, training.device.precision), allow_inexact)
         training.build()
         training.conflicts = None  # the log is the run's, and written
@@ -100,6 +100,7 @@ def _inspected(training: Training, step: int) -> Replayed:
     parts = training._parts(step - 1)
     state = fingerprint(gathered(training.model, training.optimizer, training.stateful))
     terms: dict[str, float] = defaultdict(float)
+    training.looked_at = True
     training.penalties = [cast(Penalty, _Heard(penalty, training, terms)) for penalty in training.penalties]
     log = backward(training, parts, step - 1)
     total, tasks = log.pop("train_loss"), [part.batch.task.name for part in parts]

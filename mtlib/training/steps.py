@@ -3,11 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from mtlib.randomness import seeded
-from mtlib.training.divergence import divergence
+from mtlib.training.divergence import expect_number
 from mtlib.training.joint import Part
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ def backward(training: "Training", parts: Sequence[Part], number: int) -> dict[s
         losses, logs = zip(*[_measured(training, part, number) for part in parts], strict=True)
     log = merged(parts, logs)
     if aggregate.of == "losses":
-        weights = aggregate.weights(_losses(parts, log))
+        weights = _weights(training, _losses(parts, log))
         losses = tuple(loss * weight for loss, weight in zip(losses, weights.tolist(), strict=True))
         log |= _noted(parts, weights)
     with training.gradients.collecting():
@@ -43,14 +42,20 @@ def _aggregated(training: "Training", parts: Sequence[Part], number: int) -> dic
     log = _apart(training, parts, number)
     gramians = training.shared.gramians()
     gramian = torch.stack(list(gramians.values())).sum(0)
-    if not torch.isfinite(gramian).all():
-        raise divergence(training, "gradient norm", np.nan, parts, number)
+    expect_number(training, "gradient norm", gramian.sum().item(), parts, number)
     if training.conflicts and training.conflicts.due(number):
         training.conflicts.add(number, gramians)
     with seeded(training.experiment.seed, "aggregate", number):
-        weights = training.aggregate.weights(gramian)
+        weights = _weights(training, gramian)
     training.shared.write(weights)
     return log | _noted(parts, weights)
+
+
+def _weights(training: "Training", measured: torch.Tensor) -> torch.Tensor:
+    """The aggregation's weights, [tasks]; of a step that is looked at, and is not finite, 1 each."""
+    if torch.isfinite(measured).all():
+        return training.aggregate.weights(measured)
+    return torch.ones(len(measured), dtype=torch.float64)
 
 
 def _apart(training: "Training", parts: Sequence[Part], number: int) -> dict[str, float]:
@@ -74,8 +79,7 @@ def _measured(training: "Training", part: Part, number: int) -> tuple[torch.Tens
     training.part = part
     loss, log = training._objective(batch, number)
     log = training.ranks.mean(training.share.weight, {"train_loss": loss.item(), **log})
-    if not np.isfinite(log["train_loss"]):
-        raise divergence(training, "loss", log["train_loss"], [part], number)
+    expect_number(training, "loss", log["train_loss"], [part], number)
     return loss * (part.weight * training.share.weight), log
 
 

@@ -103,6 +103,18 @@ def test_quarantine_keeps_every_damaged_checkpoint(tmp_path):
     assert same(store.latest(), 1), "a new sound checkpoint ends the refusal"
 
 
+def test_a_look_for_an_earlier_checkpoint_passes_over_damage_and_renames_nothing(tmp_path):
+    store = store_of(tmp_path, 1, 2, 3, keep=3)
+    (tmp_path / "step-00000002" / "state.json").write_bytes(b"{}\n")
+    before = snapshot(tmp_path)
+    assert same(store.latest(before=3), 1) and same(store.latest(before=9), 3)
+    (tmp_path / "step-00000001" / "manifest.json").unlink()
+    assert store.latest(before=3) is None
+    assert snapshot(tmp_path) == {name: data for name, data in before.items() if name != "step-00000001/manifest.json"}
+    (tmp_path / "step-00000001").rename(tmp_path / "quarantine-step-00000001")
+    assert store.latest(before=3) is None and same(store.latest(), 3)
+
+
 @pytest.mark.parametrize("sealed", [False, True])
 def test_trailing_bytes(tmp_path, sealed):
     store = store_of(tmp_path, 1, 2)

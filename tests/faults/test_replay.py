@@ -1,5 +1,6 @@
 """Steps replayed: the same bits as when the run was trained, from its start and from a checkpoint, writing nothing."""
 
+import math
 import random
 
 import pytest
@@ -10,7 +11,7 @@ from typer.testing import CliRunner
 
 import mtlib
 from mtlib.cli import app
-from mtlib.errors import CheckpointError, ConfigurationError
+from mtlib.errors import CheckpointError, ConfigurationError, DivergenceError
 from mtlib.training.loop import Training
 from mtlib.training.optimization import fingerprint, gathered, layer_of
 
@@ -136,6 +137,47 @@ def test_the_newest_checkpoint_before_the_step_is_where_it_starts(tmp_path, monk
         assert run.at(number, CORPUS).fingerprint == (trained[number - 1]["sha"] if number < 19 else _after(run))
         assert len(seen.get(run.id, [])) == done, "steps that had to be done again"
     assert run.status == "failed"
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_left(tmp_path, monkeypatch):
+    settings, step = kinds()["plain"].settings, Training._step
+
+    def ending(self, number):
+        if number == 18:
+            raise MemoryError
+        step(self, number)
+
+    with monkeypatch.context() as patched, pytest.raises(MemoryError):
+        patched.setattr(Training, "_step", ending)
+        mtlib.fit(settings, CORPUS, tmp_path, progress="none", minutes=0)
+    (run,) = mtlib.RunStore(tmp_path).all()
+    sound = run.at(18, CORPUS).fingerprint
+    for folder in (run.path / "checkpoints").iterdir():
+        (folder / "state.json").write_bytes(b"{}")
+    before = files(run)
+    assert run.at(18, CORPUS).fingerprint == sound and files(run) == before
+
+
+@pytest.mark.parametrize("kind", ["loss", "gradient"])
+@pytest.mark.parametrize("steps", [{}, {"aggregate": "sum"}, {"aggregate": "famo"}, {"aggregate": "mgda"}])
+def test_the_step_that_diverged_is_shown_and_nothing_is_written(tmp_path, monkeypatch, steps, kind):
+    objective = Training._objective
+
+    def broken(self, batch, number):
+        loss, log = objective(self, batch, number)
+        spoilt = loss * math.nan if kind == "loss" else loss + 0 * (self.model.encode(batch.inputs).sum() * 0).sqrt()
+        return spoilt if number == 5 else loss, log
+
+    monkeypatch.setattr(Training, "_objective", broken)
+    with pytest.raises(DivergenceError, match="(loss|gradient norm) at step 6 is nan"):
+        step = "joint" if steps else "single"
+        mtlib.fit(mtlib.experiment("smoke", step=step, **SHARED, **steps), CORPUS, tmp_path, progress="none")
+    (run,) = mtlib.RunStore(tmp_path).all()
+    before = files(run)
+    replayed = run.at(6, CORPUS)
+    assert files(run) == before
+    assert math.isnan(replayed.gradients["total"]) and math.isnan(replayed.losses["total"]) == (kind == "loss")
+    assert set(run.read("divergence.json")["ids"]) <= set(replayed.batch["id"])
 
 
 def _after(run) -> str:
