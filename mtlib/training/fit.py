@@ -118,7 +118,7 @@ def _write_card(run: Run) -> None:
 
 
 def _guarded(training: Training) -> None:
-    """Train and finish; if an exception ends training, the run's status records it."""
+    """Prepare, train and finish; if an exception ends a run that has begun, its status records it."""
     run = training.run
     try:
         training.prepare()
@@ -128,7 +128,8 @@ def _guarded(training: Training) -> None:
     except BaseException as error:
         status = "interrupted" if isinstance(error, SystemExit | KeyboardInterrupt) else "failed"
         with suppress(StorageError):
-            run.set_status(status, step=training.done, error=f"{type(error).__name__}: {error}"[:2000])
+            if training.begun:
+                run.set_status(status, step=training.done, error=f"{type(error).__name__}: {error}"[:2000])
         if type(error) is KeyboardInterrupt and in_notebook():
             raise Stopped("Stopped. Run the cell again to continue from what was saved last.") from None
         raise

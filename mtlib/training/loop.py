@@ -40,7 +40,7 @@ from mtlib.training.optimization import (
 from mtlib.training.progress import Progress, log_epoch
 from mtlib.training.runs import Run
 from mtlib.training.signals import Interruption
-from mtlib.training.start import Start, continued
+from mtlib.training.start import NO_EPOCH, Start, continued, still_stored
 from mtlib.training.steps import backward, losses_again
 
 SHARE = 0.02
@@ -70,7 +70,7 @@ class Training:
         self.conflicts: ConflictLog | None = None
         self.aggregate: Aggregation = Sum()
         self.history: list[dict] = []
-        self.best: dict = {"epoch": 0, "quality": float("-inf")}
+        self.best: dict = NO_EPOCH
         self.frames: dict[str, dict[str, pd.DataFrame]] = {}  # what each model predicted after this process' last epoch
         self.sums: dict[str, float] = defaultdict(float)
         self.counts: dict[str, float] = defaultdict(int)
@@ -83,20 +83,23 @@ class Training:
         return [*self.penalties, *self.averages, self.aggregate]
 
     def prepare(self) -> None:
-        """Write what the run is, build everything, and continue from a checkpoint where there is one."""
+        """Build everything, continue from a checkpoint where there is one, and only then write what the run is."""
+        here = environment(self.device.device, self.device.precision, self.ranks.size)
         with self.ranks.in_turn():
-            self._describe()
+            self.run.sweep()
+            checkpoint = self.run.checkpoints.latest()
+            here = here if checkpoint is None else continued(self.run, here, self.inexact)
         self.build()
-        with self.ranks.in_turn():
-            self.restore(self.run.checkpoints.latest())
-            if self.history:
-                self.run.write_frame("history.csv", pd.DataFrame(self.history))
-            if self.conflicts:
-                self.conflicts.restore(self.run, self.done)
+        self.restore(checkpoint)
         if self.ranks.size > 1:
             tensors = gathered(self.model, self.optimizer, self.stateful)
             self.ranks.agree(f"{self.run.path}: step and SHA-256 to begin with", (self.done, fingerprint(tensors)))
-        self.run.set_status("running", step=self.done)
+        with self.ranks.in_turn():
+            if self.conflicts:
+                self.conflicts.restore(self.run, self.done)
+            if here.get("inexact") and self.done < self.experiment.steps:
+                self.best = still_stored(self.run, self.best)
+            self._describe(here)
         self.progress.continued(self.done)
 
     def build(self) -> None:
@@ -137,15 +140,14 @@ class Training:
         self.criteria = Criteria(e, self.tasks, self.ranks.size, targets_of(self))
         self.model.train(e.dropout != "off")
 
-    def _describe(self) -> None:
-        """config.json, whose existence makes the folder a run, and environment.json."""
-        here = environment(self.device.device, self.device.precision, self.ranks.size)
-        self.run.sweep()
-        if self.run.checkpoints.latest() is not None:
-            here = continued(self.run, here, self.inexact)
-        self.run.set_status("running", step=0)
+    def _describe(self, here: dict) -> None:
+        """The status, config.json, whose existence makes the folder a run, environment.json, and the history so far."""
+        self.begun = True
+        self.run.set_status("running", step=self.done)
         self.run.write_json("config.json", self.start.described())
         self.run.write_json("environment.json", here)
+        if self.history:
+            self.run.write_frame("history.csv", pd.DataFrame(self.history))
 
     def train(self, interruption: Interruption) -> None:
         """Optimizer steps up to the end of the last epoch, with checkpoints as `minutes` and SHARE allow."""
@@ -310,11 +312,8 @@ class Training:
             raise CheckpointError(f"{self.run.path}: checkpoint of step {checkpoint.step}: missing {sorted(missing)}")
         restore(checkpoint.tensors, self.model, self.optimizer, self.stateful)
         for name in NOTED:
-            noted = getattr(self, name)
-            if isinstance(noted, defaultdict):
-                noted.update(checkpoint.state[name])
-            else:
-                setattr(self, name, checkpoint.state[name])
+            setattr(self, name, checkpoint.state[name])
+        self.sums, self.counts = defaultdict(float, self.sums), defaultdict(int, self.counts)
         self.done = checkpoint.step
 
     def finish(self) -> None:

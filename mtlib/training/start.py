@@ -13,11 +13,15 @@ from mtlib.errors import CheckpointError, MissingRunError
 from mtlib.experiments import FORMAT, NAMING, Optimisation
 from mtlib.identity import said, sha256
 from mtlib.model import MultitaskModel
+from mtlib.storage import stored_seal
 from mtlib.tasks import TASKS
 from mtlib.training.runs import Run, RunStore
 
 SCOPE = ("torch", "transformers", "tokenizers", "numpy", "device", "precision", "fast", "threads", "world_size")
 """Entries of environment.json that have to be the same for a run to continue bit by bit."""
+
+NO_EPOCH = {"epoch": 0, "quality": float("-inf")}
+"""The best epoch where none is stored."""
 
 
 class Start:
@@ -127,6 +131,17 @@ def continued(run: Run, here: dict[str, object], inexact: bool) -> dict[str, obj
             "Restore these, or continue with allow_inexact (--allow-inexact)"
         )
     return {**here, "inexact": [*before.get("inexact", []), *([changed] if changed else [])]}
+
+
+def still_stored(run: Run, best: dict) -> dict:
+    """The best epoch that a checkpoint knows, if its model is there, else none.
+
+    A killed process may have stored a later one's after the checkpoint; continued inexactly, that epoch may be no best.
+    """
+    try:
+        return best if stored_seal(run.path / "model") == best.get("seal") else NO_EPOCH
+    except CheckpointError:
+        return NO_EPOCH
 
 
 def elsewhere(run: Run, precision: Precision) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import made_up_corpus
-from run_helpers import CHANGING, CORPUS, SMART_AND_TEACHER, SMART_BALL, after_step, at_call, calls, tiny
+from run_helpers import CORPUS, PRETRAINING, SMART_AND_TEACHER, SMART_BALL, after_step, at_call, calls, kill, tiny
 from store_helpers import fork, snapshot
 
 import mtlib
@@ -41,8 +41,8 @@ def begun(folder: Path, step: int = 3):
 
 
 def kept(folder: Path) -> dict[str, bytes]:
-    """Every file below `folder` but those that say who trains, and since when."""
-    return {name: data for name, data in snapshot(folder).items() if Path(name).name not in CHANGING}
+    """Every file below `folder` but the locks."""
+    return {name: data for name, data in snapshot(folder).items() if not Path(name).name.startswith("lock")}
 
 
 def refused(experiment, folder: Path, match: str) -> None:
@@ -52,7 +52,7 @@ def refused(experiment, folder: Path, match: str) -> None:
         mtlib.fit(experiment.settings, CORPUS, folder, progress="none")
     assert error.value.exit_code == 66
     assert kept(folder) == before
-    assert not any(run.complete for run in RunStore(folder).all())
+    assert not RunStore(folder).find(experiment.settings.name).complete
 
 
 # Out of memory
@@ -182,6 +182,53 @@ def test_a_corpus_changed_before_resume_is_another_run(tmp_path):
     changed = made_up_corpus(rows=24)
     changed["sst"].train.loc[3, "text_a"] += "s"
     assert loop.Start(experiment.settings, changed, RunStore(tmp_path)).run().path != run.path
+
+
+# Another environment
+
+
+def test_a_refused_continuation_leaves_every_byte_of_a_run(tmp_path):
+    experiment, run = begun(tmp_path)
+    run.set_status("interrupted", step=2)
+    edit(run.path / "environment.json", lambda here: here.update(threads=99))
+    refused(experiment, tmp_path, "threads was 99, is 1")
+    assert run.read("status.json")["step"] == 2
+
+
+def test_a_continuation_without_the_weights_it_started_from_leaves_every_byte(tmp_path):
+    parent = tiny(PRETRAINING, name="parent")
+    experiment = tiny(SMART_BALL, start_from=parent.settings)
+    assert parent.child(tmp_path) == 0 and experiment.child(tmp_path, after_step(4)) < 0
+    shutil.rmtree(RunStore(tmp_path).find("parent").path / "model")
+    refused(experiment, tmp_path, "found no folder")
+
+
+@pytest.mark.parametrize("again", [0.4, 0.7])
+def test_a_best_epoch_whose_model_is_gone_is_forgotten_where_bits_differ(tmp_path, monkeypatch, again):
+    """Killed between the second epoch's better model and its checkpoint; elsewhere that epoch is worse."""
+    experiment = tiny(SMART_AND_TEACHER, epochs=3, steps_per_epoch=2)
+
+    def scoring(patch, *qualities, dying=False):
+        score, log = loop.Training._score, loop.log_epoch
+
+        def scored(self):
+            return score(self)[0], qualities[self.done // 2 - 1]
+
+        def logged(run, row):
+            log(run, row)
+            if dying and row["epoch"] == 2:
+                kill()
+
+        patch.setattr(loop.Training, "_score", scored)
+        patch.setattr(loop, "log_epoch", logged)
+
+    assert experiment.child(tmp_path, lambda patch: scoring(patch, 0.5, 0.9, 0.1, dying=True)) == -signal.SIGKILL
+    (run,) = RunStore(tmp_path).all()
+    assert run.checkpoints.latest().state["best"]["epoch"] == 1
+    edit(run.path / "environment.json", lambda here: here.update(threads=99))
+    scoring(monkeypatch, 0.5, again, 0.1)
+    assert mtlib.fit(experiment.settings, CORPUS, tmp_path, progress="none", allow_inexact=True).complete
+    assert run.best_epoch == 2 and run.model().tasks
 
 
 # Files of a run
