@@ -101,6 +101,15 @@ def read_about(folder: Path, seal: str | None) -> About:
     return about
 
 
+def stored_seal(folder: Path | str) -> str:
+    """The seal of a model folder as it is on the disk now, `save_pretrained`'s where nothing changed since.
+
+    Raises CheckpointError where a file differs from what multitask.json says, StorageError where one cannot be read.
+    """
+    read_about(Path(folder), None)
+    return folders.sha256(Path(folder) / ABOUT)
+
+
 def read_heads(path: Path, tasks: Sequence[Task], hidden: int) -> dict[str, torch.Tensor]:
     """The heads in a file. Raises CheckpointError, before anything is built, where they are not those of `tasks`."""
     try:
