@@ -95,7 +95,7 @@ def test_learning_curves_ring_the_stored_epoch_and_say_how_many_examples_score_o
     for axes, column in zip(plots.learning_curves(runs).axes, ("sst", "mean"), strict=True):
         rings = [line for line in axes.get_lines() if line.get_markerfacecolor() == "none"]
         assert [tuple(ring.get_xydata()[0]) for ring in rings] == [(2, history[column][1]), (3, history[column][2])]
-        assert axes.get_ylabel().startswith("dev (≤ 500) ")
+        assert axes.get_ylabel().endswith(", ≤ 500 of dev")
     (axes,) = plots.learning_curves(history).axes
     assert axes.get_ylabel() == "dev score" and len(axes.get_lines()) == 2
 
