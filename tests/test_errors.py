@@ -106,7 +106,7 @@ def test_every_plot_has_labelled_axes(tmp_path):
     table = table.assign(error=[0.2, 0.3], low=[0.1, 0.2], high=[0.3, 0.4])
     values = pd.DataFrame({"label": [0.0, 2.0, 5.0], "prediction": [1.0, 2.0, 4.0]})
     drawn = {"length": m.length_plot({"sst": table, "sts": table}), "agreement": m.agreement_plot(values)}
-    assert [axes.get_ylabel() for axes in drawn["length"].axes] == ["error rate", "mean absolute error"]
+    assert [axes.get_ylabel() for axes in drawn["length"].axes] == ["error rate", "mean absolute error (0 to 5)"]
     assert drawn["agreement"].axes[0].get_xlabel() == "labelled similarity (0 to 5)"
     for name, figure in drawn.items():
         assert all(axes.get_ylabel() and axes.get_xlabel() for axes in figure.axes)
