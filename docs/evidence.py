@@ -82,7 +82,7 @@ def answers(_: str, argument: str) -> str:
 
 def seeds(study: str, name: str, row: pd.Series) -> int:
     """How many seeds of each system a row compares."""
-    if name == "table_seeds_differences":
+    if name.startswith("table_seeds_"):
         return read(study, "table_seeds")["seeds"].max()
     if said := re.search(r"over (\d+) seeds", (REFERENCE / study / f"{name}.md").read_text(encoding="utf-8")):
         return int(said[1])

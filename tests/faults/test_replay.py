@@ -118,8 +118,8 @@ def test_layers_are_named_as_encoders_name_them(name, layer):
     assert layer_of(name) == layer
 
 
-def test_the_newest_checkpoint_before_the_step_is_where_it_starts(tmp_path, monkeypatch, seen):
-    settings = kinds()["plain"].settings
+def ended_at_18(folder, monkeypatch):
+    """A plain run that failed at its 19th step, with a checkpoint after each one before."""
     step = Training._step
 
     def ending(self, number):
@@ -129,8 +129,13 @@ def test_the_newest_checkpoint_before_the_step_is_where_it_starts(tmp_path, monk
 
     with monkeypatch.context() as patched, pytest.raises(MemoryError):
         patched.setattr(Training, "_step", ending)
-        mtlib.fit(settings, CORPUS, tmp_path, progress="none", minutes=0)
-    (run,) = mtlib.RunStore(tmp_path).all()
+        mtlib.fit(kinds()["plain"].settings, CORPUS, folder, progress="none", minutes=0)
+    (run,) = mtlib.RunStore(folder).all()
+    return run
+
+
+def test_the_newest_checkpoint_before_the_step_is_where_it_starts(tmp_path, monkeypatch, seen):
+    run = ended_at_18(tmp_path, monkeypatch)
     trained = list(seen.pop(run.id))
     for number, done in ((19, 0), (18, 0), (17, 16)):
         seen.pop(run.id, None)
@@ -140,17 +145,7 @@ def test_the_newest_checkpoint_before_the_step_is_where_it_starts(tmp_path, monk
 
 
 def test_a_damaged_checkpoint_is_passed_over_and_left(tmp_path, monkeypatch):
-    settings, step = kinds()["plain"].settings, Training._step
-
-    def ending(self, number):
-        if number == 18:
-            raise MemoryError
-        step(self, number)
-
-    with monkeypatch.context() as patched, pytest.raises(MemoryError):
-        patched.setattr(Training, "_step", ending)
-        mtlib.fit(settings, CORPUS, tmp_path, progress="none", minutes=0)
-    (run,) = mtlib.RunStore(tmp_path).all()
+    run = ended_at_18(tmp_path, monkeypatch)
     sound = run.at(18, CORPUS).fingerprint
     for folder in (run.path / "checkpoints").iterdir():
         (folder / "state.json").write_bytes(b"{}")
