@@ -57,8 +57,17 @@ def test_log_loss_agrees_with_sklearn():
     assert c.log_loss(frame) == pytest.approx(log_loss(frame["label"], probabilities(frame)))
 
 
+def test_chance_is_the_error_of_labels_that_are_drawn_from_the_probabilities():
+    errors = [c.expected_calibration_error(simulated(500, seed=seed)) for seed in range(300)]
+    limits = [c.error_by_chance(simulated(500, seed=seed)) for seed in range(5)]
+    assert limits == pytest.approx([np.quantile(errors, 0.95)] * 5, rel=0.12)
+    sure = pd.DataFrame({"label": [0, 1], "p0": [1.0, 1.0], "p1": [0.0, 0.0]})
+    assert c.error_by_chance(sure) == 0
+
+
 def test_of_no_examples_there_is_no_calibration():
     none = simulated(5).head(0)
+    assert np.isnan(c.error_by_chance(none))
     assert np.isnan(c.expected_calibration_error(none)) and np.isnan(c.log_loss(none))
 
 
@@ -74,10 +83,13 @@ def test_temperature_divides_logits():
 def test_temperature_scaling_finds_the_factor_and_helps_on_the_other_half(sharpen):
     system = Stored({("dev", "sst"): simulated(sharpen=sharpen)})
     assert c.fit_temperature(system, "sst", ChoosingHalf()) == pytest.approx(sharpen, rel=0.06)
-    (row,) = c.calibration_table({"it": system}, ReportingHalf()).to_dict("records")
-    assert (row["system"], row["task"]) == ("it", "sst")
-    assert row["log loss scaled"] <= row["log loss"] + 1e-3
-    assert row["ece scaled"] < 0.03
+    before, after = c.calibration_table({"it": system}, ReportingHalf()).to_dict("records")
+    assert (before["system"], before["task"], before["temperature"]) == ("it", "sst", 1)
+    assert before["change"] == before["low"] == before["high"] == 0
+    assert after["change"] == pytest.approx(after["log loss"] - before["log loss"])
+    assert after["low"] <= after["change"] <= after["high"]
+    assert (after["high"] < 0) == (before["ece"] > before["by chance"]) == (sharpen != 1)
+    assert after["ece"] < after["by chance"]
 
 
 def test_fitting_reads_the_choosing_half_only():

@@ -4,6 +4,8 @@ import hashlib
 import io
 import json
 import math
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -388,3 +390,18 @@ def test_the_run_table_has_a_row_a_run(run):
     assert table["run"].tolist() == [run.id]
     assert table["mean"].item() == run.scores["mean"]
     assert table["corpus"].item() == "made up"
+
+
+def test_two_that_begin_one_run_under_two_names_at_once_get_one_folder(corpus, tmp_path, monkeypatch):
+    found = RunStore.open
+
+    def slowly(*arguments):
+        run = found(*arguments)
+        time.sleep(0.3)
+        return run
+
+    monkeypatch.setattr(RunStore, "open", slowly)
+    starts = [Start(smoke(name=name), corpus, RunStore(tmp_path)) for name in ("first", "second")]
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(Start.begin, starts)
+    assert one.path == other.path and one.path.is_dir()

@@ -8,9 +8,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy.optimize import minimize_scalar
 from scipy.special import softmax
-from sklearn import metrics
 
 from mtlib.model import MultitaskModel
+from mtlib.randomness import generator
 from mtlib.study.eval_splits import (
     CHOOSING,
     REPORTING,
@@ -22,6 +22,7 @@ from mtlib.study.eval_splits import (
     tasks_of,
 )
 from mtlib.study.plots import COLUMN_WIDTH, MARKERS, PALETTE, use_style
+from mtlib.study.statistics import mean_interval
 from mtlib.tasks import TASKS
 from mtlib.training.runs import Run
 
@@ -54,12 +55,30 @@ def expected_calibration_error(frame: pd.DataFrame, bins: int = 15) -> float:
     return float(np.average((diagram["accuracy"] - diagram["confidence"]).abs(), weights=diagram["count"]))
 
 
-def log_loss(frame: pd.DataFrame) -> float:
-    """Mean negative log probability of the labels, in nats; of no examples NaN."""
+def error_by_chance(frame: pd.DataFrame, bins: int = 15, *, draws: int = 2000, seed: int = 0) -> float:
+    """The calibration error that probabilities like these stay below in 95 % of draws if they are true.
+
+    So many examples never hit their probabilities exactly. Consistency resampling (Broecker and Smith 2007): each
+    answer is right with its own confidence. Of no examples it is NaN.
+    """
     if frame.empty:
         return float("nan")
-    table = probabilities(frame)
-    return float(metrics.log_loss(frame["label"].astype(int), table, labels=range(table.shape[1])))
+    confidence = probabilities(frame).max(axis=1).clip(max=1)
+    places = pd.cut(confidence, np.linspace(0, 1, bins + 1), labels=False)
+    members = np.eye(bins, dtype=np.float32)[places]  # [n, bins]
+    random = generator(seed, "calibration by chance", draws)
+    gaps = (random.random((draws, len(frame))) < confidence) - confidence  # right minus confidence, [draws, n]
+    return float(np.quantile(np.abs(gaps.astype(np.float32) @ members).sum(axis=1) / len(frame), 0.95))
+
+
+def log_losses(frame: pd.DataFrame) -> np.ndarray:
+    """Negative log probability of each label [n], in nats."""
+    return -np.log(np.clip(probabilities(frame)[np.arange(len(frame)), frame["label"].astype(int)], 1e-12, 1))
+
+
+def log_loss(frame: pd.DataFrame) -> float:
+    """Mean negative log probability of the labels, in nats; of no examples NaN."""
+    return float("nan") if frame.empty else float(log_losses(frame).mean())
 
 
 def scaled(frame: pd.DataFrame, temperature: float) -> pd.DataFrame:
@@ -91,20 +110,21 @@ def calibrated(run: Run) -> MultitaskModel:
 def calibration_table(
     systems: Mapping[str, System], on: Part = REPORTING, tasks: Sequence[str] | None = None, bins: int = 15
 ) -> pd.DataFrame:
-    """Calibration on `on`, before and after temperature scaling fitted on the choosing half of dev.
+    """Calibration on `on`: a row as trained, at temperature 1, and one at the temperature that fits the choosing half.
 
-    tasks: by default all of a system's that have classes. Columns: system, task, temperature, ece, ece scaled, log
-    loss, log loss scaled.
+    tasks: by default all of a system's that have classes. Columns: system, task, temperature, ece, by chance (what an
+    ece stays below if the probabilities are true), log loss, change (of the log loss, against as trained), low, high
+    (its 95 % interval over resampled examples).
     """
     rows = []
     for name, system in systems.items():
         for task in tasks or [task for task in tasks_of(system) if TASKS[task].kind != "regression"]:
-            frame, temperature = on.predictions(system, task), fit_temperature(system, task)
-            after = scaled(frame, temperature)
-            row = {"system": name, "task": task, "temperature": temperature}
-            row |= {"ece": expected_calibration_error(frame, bins)}
-            row |= {"ece scaled": expected_calibration_error(after, bins)}
-            rows.append(row | {"log loss": log_loss(frame), "log loss scaled": log_loss(after)})
+            frame, fitted = on.predictions(system, task), fit_temperature(system, task)
+            for temperature, after in ((1.0, frame), (fitted, scaled(frame, fitted))):
+                row = {"system": name, "task": task, "temperature": temperature}
+                row |= {"ece": expected_calibration_error(after, bins), "by chance": error_by_chance(after, bins)}
+                change, low, high = mean_interval(log_losses(after) - log_losses(frame))
+                rows.append(row | {"log loss": log_loss(after), "change": change, "low": low, "high": high})
     return pd.DataFrame(rows)
 
 

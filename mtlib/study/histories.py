@@ -22,6 +22,7 @@ from mtlib.study.plots import (
     by_epoch,
     colour_of,
     history_of,
+    on_dev,
     panels,
     score_label,
     styles,
@@ -185,7 +186,8 @@ def teacher_plot(runs: Mapping[str, Run], score: str = "mean") -> Figure:
             axes.plot(history["epoch"], history[column], label=who, **style)
         axes.set_title(name)
         by_epoch(axes)
-    places[0].set_ylabel("mean dev score" if score == "mean" else f"{title_of(score)}, dev {score_label(score)}")
+    name = "mean score" if score == "mean" else f"{title_of(score)}, {score_label(score)}"
+    places[0].set_ylabel(on_dev(name, runs.values()))
     figure.legend(*places[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return figure
 

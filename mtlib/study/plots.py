@@ -153,7 +153,7 @@ def learning_curves(runs: Any, columns: Sequence[str] | None = None, title: str 
         look = {**style, "color": colour_of(column), "linewidth": 2.0 if column == "mean" else 1.3}
         axes.plot(history["epoch"], history[column], **look)
         _mark_stored(axes, runs, column, look)
-    axes.set(ylabel=_on_dev("score", [runs]), title=title)
+    axes.set(ylabel=on_dev("score", [runs]), title=title)
     by_epoch(axes)
     label_ends(axes, {title_of(c): (history[c].iloc[-1], colour_of(c)) for c in columns})
     return figure
@@ -167,7 +167,7 @@ def _panel_a_task(runs: Mapping[str, Any], columns: Sequence[str] | None, title:
             history = history_of(runs[name])
             axes.plot(history["epoch"], history[column], label=name, **style)
             _mark_stored(axes, runs[name], column, style)
-        axes.set(title=title_of(column), ylabel=_on_dev(score_label(column), runs.values()))
+        axes.set(title=title_of(column), ylabel=on_dev(score_label(column), runs.values()))
         by_epoch(axes)
     figure.suptitle(title or None, fontsize=8)
     figure.legend(*places[0].get_legend_handles_labels(), loc="outside upper center", ncols=min(5, len(runs)))
@@ -181,7 +181,7 @@ def _mark_stored(axes: Axes, run: Any, column: str, look: Mapping[str, Any]) -> 
         axes.plot(epoch, score, "o", color=look["color"], markersize=7, markerfacecolor="none", markeredgewidth=0.9)
 
 
-def _on_dev(score: str, runs: Iterable[Any]) -> str:
+def on_dev(score: str, runs: Iterable[Any]) -> str:
     """ "dev accuracy", or "accuracy, ≤ 500 of dev" where an epoch of every run is scored on so many examples a task."""
     limits = {getattr(getattr(run, "experiment", None), "dev_limit", None) for run in runs}
     return f"{score}, ≤ {limits.pop()} of dev" if len(limits) == 1 and None not in limits else f"dev {score}"

@@ -56,6 +56,7 @@ def fit(
         fit(parent, corpus, results, **options)
     training = Ranking if isinstance(experiment, Pretraining) else Training
     ranks = Ranks()
+    run = start.begin() if ranks.first else run
     with run.lock() if ranks.first else nullcontext():
         if not ranks.any(run.complete):
             _guarded(training(start, run, progress, minutes, allow_inexact, ranks))

@@ -4,6 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 
 from mtlib.data.corpus import Corpus
 from mtlib.data.phrases import with_phrases
@@ -15,6 +16,7 @@ from mtlib.identity import said, sha256
 from mtlib.model import MultitaskModel
 from mtlib.storage import stored_seal
 from mtlib.tasks import TASKS
+from mtlib.training.files import make_folder, storage
 from mtlib.training.runs import Run, RunStore
 
 SCOPE = ("torch", "transformers", "tokenizers", "numpy", "device", "precision", "fast", "threads", "world_size")
@@ -62,6 +64,15 @@ class Start:
         run = self.store.open(self.experiment.label, self.identity)
         if (run.path / "config.json").is_file():
             _expect_same(run, self.experiment, self.fingerprint)
+        return run
+
+    def begin(self) -> Run:
+        """The experiment's run with its folder made: processes that begin it at once, under two names, get the same."""
+        with storage("create", self.store.folder):
+            make_folder(self.store.folder)
+            with FileLock(self.store.folder / ".lock"):
+                run = self.run()
+                make_folder(run.path)
         return run
 
     def described(self) -> dict:
