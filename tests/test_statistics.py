@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 from systems import classes, system, values
@@ -152,13 +152,51 @@ def test_one_task_has_no_mean_and_pairs_share_their_tasks():
     assert table["task"].tolist() == ["qqp", "sst", "mean", "evenness", "sst"]
 
 
+@given(st.lists(st.floats(0.2, 0.9), min_size=2, max_size=6), st.lists(st.floats(0.2, 0.9), min_size=2, max_size=6))
+def test_degrees_of_freedom_are_welchs(first, second):
+    assume(min(np.ptp(first), np.ptp(second)) > 1e-3)
+    public = stats.ttest_ind(first, second, equal_var=False).df
+    assert s.welch_freedom([first, second]) == pytest.approx(public)
+    assert s.welch_freedom([[first[0]], second, second]) == pytest.approx(2 * (len(second) - 1))
+
+
+def test_of_one_run_or_equal_ones_nothing_is_estimated():
+    assert s.welch_freedom([[0.5], [0.7]]) == s.welch_freedom([[0.5, 0.5], [0.7]]) == np.inf
+    assert (s._t_tails(np.inf, 9, 0) == 1).all() and (s._seed_draws(1, 9, 0, "a") == 0).all()
+
+
+def test_where_examples_leave_no_doubt_the_interval_is_welchs():
+    """One example a class of answers: every run's score is what it is, whichever examples are drawn."""
+    first, second = [0.70, 0.74, 0.81], [0.80, 0.83, 0.85, 0.92]
+    drawn = [s._seed_draws(len(each), 400_000, 0, name) @ each for name, each in (("a", first), ("b", second))]
+    change = (
+        np.mean(second)
+        - np.mean(first)
+        + s._t_tails(s.welch_freedom([first, second]), 400_000, 0) * (drawn[1] - drawn[0])
+    )
+    public = stats.ttest_ind(second, first, equal_var=False)
+    assert np.quantile(change, [0.025, 0.975]) == pytest.approx(public.confidence_interval(0.95), abs=2e-3)
+    assert s.bootstrap_p(change) == pytest.approx(public.pvalue, rel=0.05)
+
+
+def test_intervals_over_three_seeds_cover_a_difference_that_is_none():
+    """Two systems whose runs differ by their seeds alone: 95 % intervals of 300 studies, three runs each."""
+    random, hits, trials, n = np.random.default_rng(1), 0, 300, 200
+    for trial in range(trials):
+        rates = 0.6 + random.normal(0, 0.08, 6)
+        runs = [Stored({("dev", "qqp"): classes(random.random(n) < rate)}) for rate in rates]
+        table = s.compare({"a": runs[:3], "b": runs[3:]}, [("a", "b")], Dev(), ["qqp"], draws=400, seed=trial)
+        hits += table["low"].item() <= 0 <= table["high"].item()
+    assert 0.94 <= hits / trials <= 0.995
+
+
 def test_seeds_widen_the_interval_by_their_own_variance():
     """Two systems of two runs: the draws' variance is that of examples plus s^2 / n of the seeds."""
-    weights = s._seed_weights(3, 200_000, 0, "a")
+    draws = s._seed_draws(3, 200_000, 0, "a")
     scores = np.array([0.70, 0.74, 0.81])
-    assert weights.sum(axis=1) == pytest.approx(1)
-    assert (weights @ scores).mean() == pytest.approx(scores.mean(), abs=1e-3)
-    assert (weights @ scores).var() == pytest.approx(scores.var(ddof=1) / 3, rel=0.02)
+    assert draws.sum(axis=1) == pytest.approx(0)
+    assert (draws @ scores).mean() == pytest.approx(0, abs=1e-3)
+    assert (draws @ scores).var() == pytest.approx(scores.var(ddof=1) / 3, rel=0.02)
     runs = [system(1, skill=0.75), system(2, skill=0.85)]
     systems = {"a": system(3), "both": runs, "single": runs[1]}
     table = s.compare(systems, [("a", "both"), ("a", "single")], Dev(), draws=4000).set_index(["system", "task"])

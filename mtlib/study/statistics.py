@@ -181,8 +181,9 @@ def compare(
 ) -> pd.DataFrame:
     """The second system of each pair against its first, on the same examples: a row a task, the mean, the evenness.
 
-    `systems` maps a name to one system or to its runs at several seeds; then scores are means over the runs, and a
-    draw resamples runs as well as examples, so the interval covers both. tasks: by default those that both systems of
+    `systems` maps a name to one system or to its runs at several seeds; then scores are means over the runs, and draws
+    vary by the runs as well as by examples, so the interval covers both: without the examples' part it is Welch's
+    t-interval. tasks: by default those that both systems of
     a pair have; one task alone has no rows of mean and evenness. Columns: system, against (the first), task, baseline
     (the first's score), score, difference, low, high (percentile interval at `level`), p (paired bootstrap), p_holm
     (Holm over all rows of the table), resolved: "yes" where p_holm is below 1 - level, "undefined" where a score is.
@@ -221,10 +222,14 @@ def _paired(
     frames = [{task: on.predictions(run, task) for task in tasks} for run in runs]
     points, drawn = pd.DataFrame([frame_scores(each) for each in frames]), _drawn(frames, draws, seed)
     size = len(first[1])
-    before, after = (_seed_weights(len(runs), draws, seed, name) for name, runs in (first, second))
+    of_runs = np.hstack([_seed_draws(len(runs), draws, seed, name) for name, runs in (first, second)])
+    signs = np.repeat([-1, 1], [size, len(runs) - size])
     for task in points if len(tasks) > 1 else tasks:
-        baseline, score = (part[task].mean(skipna=False) for part in (points[:size], points[size:]))
-        change = (drawn[task][:, size:] * after).sum(axis=1) - (drawn[task][:, :size] * before).sum(axis=1)
+        groups = [part[task] for part in (points[:size], points[size:])]
+        baseline, score = (group.mean(skipna=False) for group in groups)
+        tails = _t_tails(welch_freedom(groups), draws, seed)
+        weights = signs * (1 / np.repeat([size, len(runs) - size], [size, len(runs) - size]) + tails[:, None] * of_runs)
+        change = (drawn[task] * weights).sum(axis=1)
         low, high = percentile_interval(change, score - baseline, level)
         row = {"task": task, "baseline": baseline, "score": score, "difference": score - baseline}
         p = bootstrap_p(change) if np.isfinite(score - baseline) else float("nan")
@@ -238,12 +243,29 @@ def _drawn(frames: Sequence[Mapping[str, pd.DataFrame]], draws: int, seed: int) 
     return drawn | {"mean": every.mean(axis=0), "evenness": 1 - np.ptp(every, axis=0)}
 
 
-def _seed_weights(runs: int, draws: int, seed: int, name: str) -> np.ndarray:
-    """Weights [draws, runs] of resampled runs, their deviations enlarged by sqrt(n / (n - 1)) for so small an n."""
-    if runs == 1:
-        return np.ones((draws, 1))
-    counts = generator(seed, f"seeds {name}", draws).multinomial(runs, np.full(runs, 1 / runs), size=draws)
-    return 1 / runs + np.sqrt(runs / (runs - 1)) * (counts - 1) / runs
+def _seed_draws(runs: int, draws: int, seed: int, name: str) -> np.ndarray:
+    """Normal draws [draws, runs] that sum to 0; times the runs' scores, their variance is that of the runs' mean."""
+    normal = generator(seed, f"seeds {name}", draws).normal(size=(draws, runs))
+    return (normal - normal.mean(axis=1, keepdims=True)) / np.sqrt(max(1, runs * (runs - 1)))
+
+
+def welch_freedom(groups: Sequence[Sequence[float]]) -> float:
+    """Degrees of freedom of a difference of means (Welch 1947), as each group's variance is known from few values.
+
+    Infinite where no group of two values or more varies: then there is nothing to estimate.
+    """
+    groups = [group for group in groups if len(group) > 1]
+    parts = np.array([np.var(group, ddof=1) / len(group) for group in groups])
+    if not parts.sum() > 0:
+        return float("inf")
+    return float(parts.sum() ** 2 / (parts**2 / [len(group) - 1 for group in groups]).sum())
+
+
+def _t_tails(freedom: float, draws: int, seed: int) -> np.ndarray:
+    """Factors [draws] that make normal draws those of Student's t."""
+    if np.isinf(freedom):
+        return np.ones(draws)
+    return np.sqrt(freedom / generator(seed, "tails", draws).chisquare(freedom, draws))
 
 
 def resolve(table: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
@@ -271,16 +293,19 @@ def equivalence(table: pd.DataFrame, margin: float = 0.005) -> pd.Series:
 def half_width(measured: Variances, seeds: int, examples: int | None = None, level: float = 0.95) -> float:
     """Half the interval that `compare` (or, of one system, `seeds_summary` for many seeds) gives at so many seeds.
 
-    z sqrt(seed / n + (example + 3 rest / n) M / m), for n seeds of each system and m examples (of all tasks together,
-    by default the M that it was measured on). The 3: resampling runs and examples at once draws the rest three times
-    over (Owen 2007, The pigeonhole bootstrap), so intervals are wider than the truth where the rest is large. Of one
+    t sqrt(seed / n + (example + 3 rest / n) M / m), for n seeds of each system and m examples (of all tasks together,
+    by default the M that it was measured on). The 3: varying runs and examples at once draws the rest three times
+    over (Owen 2007, The pigeonhole bootstrap), so intervals are wider than the truth where the rest is large. The
+    degrees of freedom of t are Satterthwaite's: 2 (n - 1) for what varies between runs, none for examples. Of one
     seed it is z sqrt((example + rest) M / m), which knows nothing of other seeds.
     """
     share = measured.examples / (examples or measured.examples)
-    z = stats.norm.ppf((1 + level) / 2)
     if seeds == 1:
-        return float(z * np.sqrt((measured.example + measured.rest) * share))
-    return float(z * np.sqrt(measured.seed / seeds + (measured.example + 3 * measured.rest / seeds) * share))
+        return float(stats.norm.ppf((1 + level) / 2) * np.sqrt((measured.example + measured.rest) * share))
+    between = (measured.seed + 2 * measured.rest * share) / seeds
+    whole = between + (measured.example + measured.rest / seeds) * share
+    freedom = 2 * (seeds - 1) * (whole / between) ** 2 if between > 0 else np.inf
+    return float(stats.t.ppf((1 + level) / 2, freedom) * np.sqrt(whole))
 
 
 def verdict(row: Mapping[str, Any]) -> str:
