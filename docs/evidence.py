@@ -3,7 +3,7 @@
 A text marks the place: between `<!-- evidence: KIND STUDY[ ARGUMENT] -->` and `<!-- /evidence -->` stands what this
 script makes of that study's tables.
 
-    methods     Table 7: scores, the difference of each mean from the baseline's with its interval, resolved or not
+    methods     Table 7, over seeds where there are several: scores, the difference of each mean from the baseline's
     compared    one comparison: `TABLE SYSTEM AGAINST TASK[,TASK ...]`, columns of the table separated by `|`
     answers     questions, a line each below KIND: `QUESTION | STUDY TABLE | SYSTEM | AGAINST`
     measured    a table's columns, and of its rows those that are wanted: `TABLE COLUMN,COLUMN ...[ where QUERY]`
@@ -26,16 +26,20 @@ TASKS = {"qqp": "QQP", "sst": "SST-5", "sts": "STS-B (r + 1) / 2", "mean": "mean
 
 
 def methods(study: str) -> str:
-    """Table 7's rows, one a method, and what resolves their means from the baseline's."""
-    table = read(study, "table_7").set_index("method")
-    means = read(study, "table_7_differences").query("task == 'mean' and against == 'baseline'").set_index("system")
+    """Table 7's methods, over seeds where there are several, and what resolves their means from the baseline's."""
+    table, name = read(study, "table_7").set_index("method"), "table_7_differences"
+    scores, printed = table, table["mean paper"]
+    if (REFERENCE / study / "table_seeds.csv").is_file():
+        name, scores = "table_seeds_differences", read(study, "table_seeds").pivot(index="system", columns="task")["mean"]
+        scores = scores.loc[[method for method in table.index if method in scores.index]]
+    means = read(study, name).query("task == 'mean' and against == 'baseline'").set_index("system")
     rows = []
-    for method, row in table.iterrows():
-        scores = {TASKS[task]: score(row[task]) for task in ("qqp", "sst", "sts", "mean")}
+    for method, row in scores.iterrows():
+        shown = {TASKS[task]: score(row[task]) for task in ("qqp", "sst", "sts", "mean")}
         found = means.loc[method] if method in means.index else None
-        against = "" if found is None else f"{difference(found)}, {resolved(found)}"
-        printed = score(row["mean paper"]) if pd.notna(row["mean paper"]) else ""
-        rows.append({"method": method} | scores | {"mean against the baseline": against, "the report's mean": printed})
+        shown["mean against the baseline"] = "" if found is None else f"{difference(found)}, {resolved(found)}"
+        shown["the report's mean"] = score(printed[method]) if pd.notna(printed[method]) else ""
+        rows.append({"method": method} | shown)
     return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
 
 

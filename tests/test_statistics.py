@@ -137,6 +137,12 @@ def test_compare_resolves_a_large_difference_and_not_an_absent_one():
     assert (same[["difference", "low", "high"]] == 0).all(axis=None) and (same["p"] == 1).all()
 
 
+def test_a_difference_that_is_sure_is_resolved_in_however_long_a_table():
+    systems = {"a": system(1, skill=0.3), **{f"b{n}": system(2, skill=0.98, noise=0.1) for n in range(12)}}
+    table = s.compare(systems, [("a", f"b{n}") for n in range(12)], draws=100)
+    assert len(table) == 60 and (table.loc[table["task"] != "evenness", "resolved"] == "yes").all()
+
+
 def test_differences_change_sign_with_the_baseline():
     systems = {"a": system(1), "b": system(2, skill=0.85)}
     forward, backward = (s.compare(systems, [pair], Dev(), draws=3000) for pair in (("a", "b"), ("b", "a")))

@@ -187,15 +187,23 @@ def compare(
     a pair have; one task alone has no rows of mean and evenness. Columns: system, against (the first), task, baseline
     (the first's score), score, difference, low, high (percentile interval at `level`), p (paired bootstrap), p_holm
     (Holm over all rows of the table), resolved: "yes" where p_holm is below 1 - level, "undefined" where a score is.
+    draws: at least so many; more where Holm's correction of so many rows could resolve nothing with them.
     Raises ConfigurationError for what is no pair, a name that is not there, and one without runs.
     """
     listed, rows = _listed(systems), []
-    for pair in pairs:
-        first, second = _known(pair, listed)
+    known = [_known(pair, listed) for pair in pairs]
+    draws = max(draws, _fewest_draws([tasks or tasks_of(*listed[a], *listed[b]) for a, b in known], level))
+    for first, second in known:
         names = {"system": second, "against": first}
         measured = _paired((first, listed[first]), (second, listed[second]), on, tasks, draws, level, seed)
         rows += [names | row for row in measured]
     return resolve(pd.DataFrame(rows, columns=COMPARISON), level)
+
+
+def _fewest_draws(tasks: Sequence[Sequence[str]], level: float) -> int:
+    """Draws whose smallest p, 2 / (draws + 1), is half of what Holm's correction of all rows asks for."""
+    rows = sum(len(each) + 2 * (len(each) > 1) for each in tasks)
+    return int(np.ceil(4 * rows / (1 - level)))
 
 
 def _listed(systems: Systems) -> dict[str, list[System]]:
