@@ -30,7 +30,8 @@ def methods(study: str) -> str:
     table, name = read(study, "table_7").set_index("method"), "table_7_differences"
     scores, printed = table, table["mean paper"]
     if (REFERENCE / study / "table_seeds.csv").is_file():
-        name, scores = "table_seeds_differences", read(study, "table_seeds").pivot(index="system", columns="task")["mean"]
+        name, scores = "table_seeds_differences", read(study, "table_seeds")
+        scores = scores.pivot(index="system", columns="task", values="mean")
         scores = scores.loc[[method for method in table.index if method in scores.index]]
     means = read(study, name).query("task == 'mean' and against == 'baseline'").set_index("system")
     rows = []

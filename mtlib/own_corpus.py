@@ -9,6 +9,7 @@ Wherever a corpus is named, the path of such a file names it.
 """
 
 import os
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -151,7 +152,7 @@ def _task(name: str, about: OwnTask, folder: Path) -> tuple[Task, dict[str, Plai
 
 def _joined(base: tuple[Corpus, list[Fault], list[str]], own: Corpus) -> tuple[Corpus, list[Fault], list[str]]:
     corpus, faults, dropped = base
-    return corpus.joined(own), faults, dropped
+    return dataclasses.replace(corpus.joined(own), source=own.source), faults, dropped
 
 
 def _require(table: pd.DataFrame, columns: Sequence[str], file: str) -> None:

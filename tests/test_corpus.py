@@ -60,7 +60,12 @@ def edit(path, old, new):
 # The layout
 def test_a_folder_gives_three_tasks_with_unlabelled_tests(folder):
     corpus = load_corpus(folder)
-    assert (corpus.name, corpus.title, list(corpus), len(corpus)) == ("course", "course", ["sst", "qqp", "sts"], 3)
+    assert (corpus.name, corpus.title, list(corpus), len(corpus)) == (
+        "course",
+        "folder course",
+        ["sst", "qqp", "sts"],
+        3,
+    )
     assert [len(frame) for _, frame in corpus["sst"].items()] == [24, 12, 12]
     assert list(corpus["qqp"].train) == ["id", "text_a", "text_b", "label"]
     assert list(corpus["qqp"].test) == ["id", "text_a", "text_b"]
@@ -214,7 +219,7 @@ def test_a_folder_is_a_folder_whatever_it_is_called(tmp_path, monkeypatch, name)
     monkeypatch.chdir(tmp_path)
     for source in (Path(name), f"./{name}", tmp_path / name):
         corpus = load_corpus(source)
-        assert (corpus.name, corpus.title, corpus.kind, len(corpus["sst"].train)) == (name, name, "own", 24)
+        assert (corpus.name, corpus.title, corpus.kind, len(corpus["sst"].train)) == (name, f"folder {name}", "own", 24)
         assert "ceiling" not in difficulty(corpus)
     assert load_corpus("sample").kind == "sample" and load_corpus("sample").title == "sample (synthetic)"
 

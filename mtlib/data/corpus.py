@@ -78,8 +78,9 @@ class Corpus(Mapping[str, Splits]):
 
     @property
     def title(self) -> str:
-        """How tables, figures and run records call it."""
-        return TITLES.get(self.kind, self.name)
+        """How tables, figures and run records call it; a folder is called one, for its name may be "data"."""
+        is_folder = self.source and Path(self.source).suffix not in (".yaml", ".yml")
+        return TITLES.get(self.kind, f"folder {self.name}" if is_folder else self.name)
 
     def only(self, names: Sequence[str]) -> "Corpus":
         """The corpus of these tasks alone, in this order. Raises DataError for a task that it has not."""
@@ -111,7 +112,7 @@ class Corpus(Mapping[str, Splits]):
         if shared := [name for name in other if name in self]:
             raise ConfigurationError(f"{self.name} and {other.name} both have the task {shared[0]!r}")
         splits, name = {**self.splits, **other.splits}, f"{self.title} + {other.title}"
-        return Corpus(name, (*self.tasks, *other.tasks), splits, self.notes + other.notes, source=other.source)
+        return Corpus(name, (*self.tasks, *other.tasks), splits, self.notes + other.notes)
 
     @cached_property
     def fingerprint(self) -> str:
