@@ -8,8 +8,8 @@ tasks:
 Wherever a corpus is named, the path of such a file names it.
 """
 
-import os
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
