@@ -136,6 +136,11 @@ def history_of(run: Any) -> pd.DataFrame:
     return getattr(run, "history", run)
 
 
+_HOLLOW: dict[str, Any] = {"markersize": 7, "markerfacecolor": "none", "markeredgewidth": 0.9}
+RING = Line2D([], [], color="#777777", marker="o", linestyle="", label="stored epoch", **_HOLLOW)
+"""What a legend says of the ring at the epoch whose model a run has stored."""
+
+
 def learning_curves(runs: Any, columns: Sequence[str] | None = None, title: str = "") -> Figure:
     """Dev scores by epoch. `runs` is a run (or its history), or several by name.
 
@@ -156,6 +161,8 @@ def learning_curves(runs: Any, columns: Sequence[str] | None = None, title: str 
     axes.set(ylabel=on_dev("score", [runs]), title=title)
     by_epoch(axes)
     label_ends(axes, {title_of(c): (history[c].iloc[-1], colour_of(c)) for c in columns})
+    if hasattr(runs, "best_epoch"):
+        figure.legend(handles=[RING], loc="outside upper right")
     return figure
 
 
@@ -170,7 +177,8 @@ def _panel_a_task(runs: Mapping[str, Any], columns: Sequence[str] | None, title:
         axes.set(title=title_of(column), ylabel=on_dev(score_label(column), runs.values()))
         by_epoch(axes)
     figure.suptitle(title or None, fontsize=8)
-    figure.legend(*places[0].get_legend_handles_labels(), loc="outside upper center", ncols=min(5, len(runs)))
+    handles = places[0].get_legend_handles_labels()[0] + [RING] * hasattr(next(iter(runs.values())), "best_epoch")
+    figure.legend(handles=handles, loc="outside upper center", ncols=min(5, len(handles)))
     return figure
 
 
@@ -178,7 +186,7 @@ def _mark_stored(axes: Axes, run: Any, column: str, look: Mapping[str, Any]) -> 
     """A ring at the epoch whose model a run has stored; a history alone does not know it."""
     if epoch := getattr(run, "best_epoch", None):
         score = run.history.set_index("epoch")[column][epoch]
-        axes.plot(epoch, score, "o", color=look["color"], markersize=7, markerfacecolor="none", markeredgewidth=0.9)
+        axes.plot(epoch, score, "o", color=look["color"], **_HOLLOW)
 
 
 def on_dev(score: str, runs: Iterable[Any]) -> str:
