@@ -1,12 +1,15 @@
 """The strict reader: pandas' own files come back unchanged, and every fault is named with file, line and column."""
 
+import re
+import time
+
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mtlib.data.tsv import SHOWN, Table, make_frame, parse_label, raise_faults, scan_tsv
+from mtlib.data.tsv import NUMBER, SHOWN, Table, make_frame, parse_label, raise_faults, scan_tsv
 from mtlib.errors import DataError, StorageError
 from mtlib.tasks import QQP, SST, STS, Task
 
@@ -125,6 +128,25 @@ def test_labels_of_pairs(task, good, bad):
     assert [parse_label(task, text) for text in good] == [float(text) for text in good]
     with pytest.raises(ValueError, match="^0 or 1$" if task is QQP else "^a number from 0 to 5$"):
         parse_label(task, bad)
+
+
+SLOWER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
+"""What a number is, in a form that takes time by the square of the digits."""
+
+
+@given(st.text("01.eE+- \n\tx٣", max_size=9))
+def test_what_is_read_as_a_number(text):
+    assert bool(NUMBER.fullmatch(text)) == bool(SLOWER.fullmatch(text))
+    if NUMBER.fullmatch(text):
+        float(text)
+
+
+@pytest.mark.parametrize("text", ["1" * 10**4 + "x", "." + "1" * 10**4 + "x", " " * 10**4 + "1" + " " * 10**4 + "x"])
+def test_a_long_label_that_is_no_number_is_refused_at_once(text):
+    begun = time.process_time()
+    with pytest.raises(ValueError, match="an integer from 0 to 4"):
+        parse_label(SST, text)
+    assert time.process_time() - begun < 2
 
 
 def test_all_faults_of_a_file_are_collected(tmp_path):

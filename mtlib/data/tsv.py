@@ -17,7 +17,7 @@ from mtlib.errors import DataError, StorageError
 from mtlib.tasks import Task
 
 EmptyPolicy = Literal["error", "keep", "drop"]
-NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
+NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 FORMULA = tuple("=+-@")
 """Beginnings that a spreadsheet takes for a formula; ids go into files that are opened with one."""
