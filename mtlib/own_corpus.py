@@ -19,10 +19,10 @@ import yaml
 from pydantic import Field
 
 from mtlib.checking import Strict, checked
-from mtlib.data.corpus import Corpus, Splits, read_corpus
+from mtlib.data.corpus import SPLITS, Corpus, Splits, read_corpus
 from mtlib.data.frames import SHARES, complete, labelled_frame, own_task
 from mtlib.data.plain import Plain, read_plain
-from mtlib.data.tsv import Fault
+from mtlib.data.tsv import Fault, raise_faults
 from mtlib.errors import ConfigurationError, DataError
 from mtlib.experiments import Seed
 from mtlib.tasks import Kind, Task
@@ -41,7 +41,7 @@ class OwnTask(Strict):
 
     file: its CSV file, from the YAML's folder; dev, test: files of these splits, where there are any. separator: found
     unless given. text: the text's column, or two for pairs. label: the label's. id: that of ids, else they are made.
-    split: that of a column which says train, dev or test of each row.
+    split: that of a column which says train, dev or test of each row; of dev and test not where these have a file.
     kind, names, title, licence, citation: as of `mtlib.own_task`; names also say the order of the classes.
     """
 
@@ -60,21 +60,43 @@ class OwnTask(Strict):
     citation: str = ""
 
     def parts(self, folder: Path) -> dict[str, Plain]:
-        """The files by split; one with a column that says the split is several."""
+        """The files by split; one with a column that says the split is several.
+
+        Raises DataError for a file without one of the columns, and for a column of splits that says another one, one
+        that has a file of its own, or of no row that it is train.
+        """
         given = {"train": self.file, "dev": self.dev, "test": self.test}
         files = {part: read_plain(folder / name, self.separator) for part, name in given.items() if name}
         if self.split:
-            plain = files["train"]
-            _require(plain.frame, [self.split], self.file)
-            if unknown := sorted({*plain.frame[self.split]} - {*given}):
-                expected = "train, dev or test"
-                raise DataError(f"{self.file}, column {self.split!r}: expected {expected}, found {unknown[0]!r}")
-            of_row = plain.frame.groupby(self.split)
-            files |= {str(part): Plain(rows, plain.separator) for part, rows in of_row}
-        if self.id:
-            for plain in files.values():
-                _require(plain.frame, [self.id], self.file)
+            files |= self._said(files["train"])
+        texts = [self.text] if isinstance(self.text, str) else self.text
+        for part, plain in files.items():
+            _require(plain.frame, [*texts, *([self.id] if self.id else [])], self.place(part))
+        _require(files["train"].frame, [self.label], self.file)
         return files
+
+    def place(self, part: str) -> str:
+        """The file that a split is read from."""
+        return {"dev": self.dev, "test": self.test}.get(part) or self.file
+
+    def _said(self, plain: Plain) -> dict[str, Plain]:
+        """The splits that the column `split` says."""
+        _require(plain.frame, [self.split], self.file)
+        apart = {part: file for part, file in (("dev", self.dev), ("test", self.test)) if file}
+        said = [part for part in SPLITS if part not in apart]
+        expected = " or ".join(filter(None, [", ".join(said[:-1]), said[-1]]))
+        if apart:
+            expected += f" ({', '.join(f'{part} is in {file}' for part, file in apart.items())})"
+        column = plain.frame[self.split]
+        faults = []
+        for line, part in column.items():
+            if part not in said:
+                faults.append(Fault(self.file, int(line), self.split, expected, repr(part)[:60]))
+        if not faults and "train" not in set(column):
+            found = " and ".join(sorted(set(column)))
+            faults.append(Fault(self.file, None, self.split, "a row that says train", f"{found} alone"))
+        raise_faults(faults)
+        return {str(part): Plain(rows, plain.separator) for part, rows in plain.frame.groupby(self.split)}
 
 
 class OwnCorpus(Strict):
@@ -117,11 +139,11 @@ def read(source: str | Path, tasks: Sequence[Task | str] | None, empty: Any) -> 
     notes: list[str] = []
     for name, about in described.tasks.items():
         task, parts = _task(name, about, path.parent)
-        place = about.file
         frames = {}
         for part, plain in parts.items():
-            needs_label = part != "test"
-            frames[part] = labelled_frame(task, plain.frame, place, faults, notes, needs_label, about.id)
+            frames[part] = labelled_frame(
+                task, plain.frame, about.place(part), faults, notes, part != "test", about.id, prefix=about.file
+            )
         if not faults:
             splits[name] = complete(task, frames, described.seed, described.shares)
         own.append(task)
@@ -141,9 +163,6 @@ def read(source: str | Path, tasks: Sequence[Task | str] | None, empty: Any) -> 
 def _task(name: str, about: OwnTask, folder: Path) -> tuple[Task, dict[str, Plain]]:
     parts = about.parts(folder)
     texts = [about.text] if isinstance(about.text, str) else about.text
-    for plain in parts.values():
-        _require(plain.frame, texts, about.file)
-    _require(parts["train"].frame, [about.label], about.file)
     labelled = [plain.frame for plain in parts.values() if about.label in plain.frame]
     described = {"title": about.title, "licence": about.licence, "citation": about.citation}
     table = pd.concat(labelled)

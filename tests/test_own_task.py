@@ -16,6 +16,7 @@ from mtlib.data.frames import complete, corpus_of_frames, own_task
 from mtlib.data.leakage import normalise
 from mtlib.data.plain import SEPARATORS, parse_plain, read_plain
 from mtlib.data.report import check
+from mtlib.data.tsv import unfit_id
 from mtlib.errors import ConfigurationError, DataError, StorageError
 from mtlib.tasks import TASKS, Task
 
@@ -190,7 +191,7 @@ def test_every_fault_of_a_table_is_named_by_row():
         "news:4, column 'headline'",
         "news:5, column 'topic'",
         "'sprot'",
-        "'x' twice",
+        "news:2, column 'id': expected an id of its own, found 'x', the id of line 1",
     ):
         assert expected in message
     assert "news:6" not in message, "a row without a label is left out"
@@ -257,6 +258,113 @@ def test_ids_and_splits_may_be_columns(folder):
     assert splits.test["id"].tolist() == [str(n) for n in range(80, 90)]
 
 
+@pytest.mark.parametrize("parts, about, message", [
+    (["dev", "test"], "", "column 'part': expected a row that says train, found dev and test alone"),
+    (["train", "dev"], ", dev: dev.csv", "csv:3, column 'part': expected train or test (dev is in dev.csv), found 'dev'"),
+    (["train", "test"], ", dev: dev.csv, test: t.csv", "train (dev is in dev.csv, test is in t.csv), found 'test'"),
+    (["train", "valid"], "", "news.csv:3, column 'part': expected train, dev or test, found 'valid'"),
+])  # fmt: skip
+def test_a_column_of_splits_says_train_and_nothing_that_a_file_says_too(folder, parts, about, message):
+    for name in ("dev.csv", "t.csv"):
+        table().to_csv(name, index=False)
+    table().assign(part=parts * 45).to_csv("news.csv", index=False)
+    path = write(
+        folder / "own.yaml", f"tasks: {{news: {{file: news.csv, text: headline, label: topic, split: part{about}}}}}"
+    )
+    with pytest.raises(DataError) as caught:
+        mtlib.load_corpus(path)
+    assert message in str(caught.value)
+
+
+def test_a_file_of_dev_stands_beside_a_column_that_says_train_and_test(folder):
+    table(30).to_csv("dev.csv", index=False)
+    table().assign(part=["train"] * 60 + ["test"] * 30).to_csv("news.csv", index=False)
+    text = "tasks: {news: {file: news.csv, text: headline, label: topic, split: part, dev: dev.csv}}"
+    splits = mtlib.load_corpus(write(folder / "own.yaml", text))["news"]
+    assert [len(frame) for _, frame in splits.items()] == [60, 30, 30]
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda dev: dev.replace(table()["headline"][1], " "), "dev.csv:3, column 'headline': expected a text, found ' '"),
+    (lambda dev: dev.drop(columns="headline"), "dev.csv: expected the column 'headline', found 'topic', 'number'"),
+    (lambda dev: dev.drop(columns="number"), "dev.csv: expected the column 'number', found 'headline', 'topic'"),
+    (lambda dev: dev.drop(columns="topic"), "dev.csv: expected the columns headline, topic, found none called topic"),
+])  # fmt: skip
+def test_faults_of_a_dev_file_are_named_by_that_file(folder, change, message):
+    news = table().assign(number=range(90))
+    news.to_csv("news.csv", index=False)
+    change(news).to_csv("dev.csv", index=False)
+    text = "tasks: {news: {file: news.csv, dev: dev.csv, text: headline, label: topic, id: number}}"
+    with pytest.raises(DataError) as caught:
+        mtlib.load_corpus(write(folder / "own.yaml", text))
+    assert message in str(caught.value) and "news.csv" not in str(caught.value)
+
+
+def test_made_ids_are_called_after_the_train_file_in_every_split(folder):
+    table(30).to_csv("dev.csv", index=False)
+    text = "tasks: {news: {file: news.csv, dev: dev.csv, text: headline, label: topic}}"
+    splits = mtlib.load_corpus(write(folder / "own.yaml", text))["news"]
+    assert splits.dev["id"].tolist() == [f"news.csv-{n + 1}" for n in range(30)]
+
+
+@pytest.mark.parametrize("name", ["@home.csv", "-new.csv", "+1.csv", "=x.csv", "@a/b.csv", "a\tb.csv", "=-@.csv"])
+def test_a_sound_file_is_read_whatever_its_name_begins_with(folder, name):
+    (folder / name).parent.mkdir(exist_ok=True)
+    table().to_csv(name, index=False)
+    path = write(folder / "own.yaml", f'tasks: {{news: {{file: "{name}", text: headline, label: topic}}}}')
+    assert mtlib.load_corpus(path)["news"].train["id"].map(unfit_id).isna().all()
+
+
+def test_every_id_that_is_missing_or_doubled_is_named_by_line(folder):
+    ids = [f"n{n}" for n in range(90)]
+    ids[3], ids[7], ids[8] = "", "n0", "n0"
+    table().assign(id=ids).to_csv("news.csv", index=False)
+    path = write(folder / "own.yaml", "tasks: {news: {file: news.csv, text: headline, label: topic, id: id}}")
+    with pytest.raises(DataError) as caught:
+        mtlib.load_corpus(path)
+    assert str(caught.value).split("\n") == [
+        "news.csv:5, column 'id': expected an id, found nothing",
+        "news.csv:9, column 'id': expected an id of its own, found 'n0', the id of line 2",
+        "news.csv:10, column 'id': expected an id of its own, found 'n0', the id of line 2",
+    ]
+    task = own_task("news", table(), "headline", "topic")
+    with pytest.raises(DataError, match="news:4, column 'id': expected an id, found nothing"):
+        corpus_of_frames("own", {task: table().assign(id=[name or None for name in ids])})
+
+
+def test_a_number_that_is_spelt_with_and_without_a_point_is_one_class(folder):
+    labels = ["0", "1", "1.0"] * 30
+    table().assign(topic=labels).to_csv("news.csv", index=False)
+    corpus = mtlib.load_corpus(
+        write(folder / "own.yaml", "tasks: {news: {file: news.csv, text: headline, label: topic}}")
+    )
+    (task,) = corpus.tasks
+    assert (task.kind, task.names) == ("binary", ("0", "1"))
+    assert sum((frame["label"] == 1).sum() for _, frame in corpus["news"].items()) == 60
+    assert own_task("all", pd.DataFrame({"a": "x", "b": ["0.0", "1.0"]}), "a", "b").names == ("0.0", "1.0")
+    assert (
+        own_task("codes", pd.DataFrame({"a": "x", "b": ["01", "1", "1.5"]}), "a", "b", kind="classification").classes
+        == 3
+    )
+
+
+@pytest.mark.parametrize("word", ["NA", "nan", "4,5"])
+@pytest.mark.parametrize("kind", ["", ", kind: regression"])
+def test_the_rows_that_are_no_numbers_are_named_where_nearly_all_are(folder, word, kind):
+    scores = [str(n / 4) for n in range(20)] * 4 + ["0.25"] * 10
+    scores[17] = word
+    pd.DataFrame({"text": [f"text {n}" for n in range(90)], "score": scores}).to_csv("near.csv", index=False)
+    path = write(folder / "own.yaml", f"tasks: {{near: {{file: near.csv, text: text, label: score{kind}}}}}")
+    with pytest.raises(DataError) as caught:
+        mtlib.load_corpus(path)
+    assert str(caught.value) == f"near.csv:19, column 'score': expected a number from 0 to 4.75, found {word!r}"
+
+
+def test_numbers_among_many_words_are_classes():
+    labels = ["3.10", "3.11", "other", "none"] * 20
+    assert own_task("version", pd.DataFrame({"a": "x", "b": labels}), "a", "b").classes == 4
+
+
 def test_pairs_with_a_score_are_a_regression(folder):
     frame = pd.DataFrame({"question1": [f"a {n}" for n in range(50)], "question2": "b", "score": np.linspace(1, 5, 50)})
     frame.to_csv("pairs.csv", index=False, sep="\t")
@@ -318,7 +426,7 @@ def test_a_preset_and_a_sweep_of_it_take_its_tasks_from_the_yaml_file(trained, f
     ('{file: "a\\0b", text: headline, label: topic}', 74, "cannot be read: embedded null byte"),
     ("{file: news.csv, text: topic, label: topic}", 64, "expected different columns, found topic, topic"),
     ("{file: news.csv, text: [headline, headline], label: topic}", 64, "expected different columns"),
-    ("{file: news.csv, text: headline, label: topic, id: topic}", 65, "an id of its own for each row"),
+    ("{file: news.csv, text: headline, label: topic, id: topic}", 65, "id of its own, found 'sport', the id of line 2"),
 ])  # fmt: skip
 def test_columns_that_cannot_be_meant_are_one_message(folder, task, code, message):
     (folder / "own.yaml").write_text(f"tasks:\n  own: {task}\n")

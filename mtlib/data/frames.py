@@ -1,5 +1,6 @@
 """Tasks and corpora from tables of one's own: labels as words or numbers; ids and splits made where there are none."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ import pandas as pd
 
 from mtlib.data.corpus import SPLITS, TEXTS, Corpus, Splits
 from mtlib.data.leakage import keys
-from mtlib.data.tsv import NUMBER, Fault, make_frame, parse_label, raise_faults, unfit_id
+from mtlib.data.tsv import CONTROL, FORMULA, NUMBER, Fault, make_frame, parse_label, raise_faults, unfit_id
 from mtlib.errors import ConfigurationError
 from mtlib.randomness import derive
 from mtlib.tasks import Kind, Task, learn
@@ -18,6 +19,12 @@ MOST_CLASSES = 200
 
 MOST_NUMBERS = 20
 """Different whole numbers beyond which they are a scale and no classes."""
+
+MOST_NO_NUMBERS = 0.1
+"""Share of a column's labels that may be no numbers where the others are a scale."""
+
+WHOLE = re.compile(r"([+-]?\d+)\.0*", re.ASCII)
+"""A whole number as a column of floats has it."""
 
 SHARES = (0.8, 0.1, 0.1)
 """Of train, dev and test, where one table is split."""
@@ -38,7 +45,8 @@ def own_task(
     """The task of predicting a table's column `label` from its column `text`, or from two; it is known from then on.
 
     kind: without it, numbers that are not whole, or of more than 20 different values, are a regression on the scale
-    from the smallest to the largest; two different labels are binary, up to 200 classes.
+    from the smallest to the largest; two different labels are binary, up to 200 classes. A column is one of numbers
+    where at most a tenth of its labels are none: these are then the faults of their rows.
     names: the classes, in order; without them, the different labels in the order of the alphabet, or of their numbers.
     title, licence, citation: as of `Task`.
     Raises ConfigurationError for columns that are not there and for labels that make no task.
@@ -48,12 +56,10 @@ def own_task(
         raise ConfigurationError(f"task {name}: no column {missing[0]!r}: there are {', '.join(map(str, table))}")
     if len({*columns, label}) <= len(columns):
         raise ConfigurationError(f"task {name}: expected different columns, found {', '.join((*columns, label))}")
-    words = sorted({word for value in table[label] if (word := _word(value))}, key=_sorting)
-    numbers = [float(word) for word in words if NUMBER.fullmatch(word)]
-    whole = all(number.is_integer() for number in numbers) and len(words) <= MOST_NUMBERS
+    words, numbers = _labels(table[label])
     about: dict[str, Any] = {"title": title, "licence": licence, "citation": citation}
-    if kind == "regression" or (kind is None and not names and len(numbers) == len(words) > 1 and not whole):
-        if len(numbers) < len(words) or len(numbers) < 2:
+    if kind == "regression" or (kind is None and not names and _is_scale(table[label], numbers)):
+        if len(numbers) < 2:
             raise ConfigurationError(f"task {name}: expected different numbers in {label!r}, found {_some(words)}")
         return learn(Task(name, "regression", columns, label, low=min(numbers), high=max(numbers), **about))
     names = tuple(names) or tuple(words)
@@ -98,9 +104,11 @@ def labelled_frame(
     notes: list[str],
     needs_label: bool = True,
     id_column: str = "id",
+    prefix: str = "",
 ) -> pd.DataFrame:
-    """A table as a split: ids of that column, else `<place>-<number of the row>`; labels as the task counts them.
+    """A table as a split: ids of that column, else `<prefix>-<number of the row>`; labels as the task counts them.
 
+    place: how faults call it. prefix: of ids that are made; `place` unless given.
     Rows without a label are left out, and noted. What is wrong is added to `faults`, a row's index as its line.
     """
     needed = [*task.columns, *([task.label_column] if needs_label else [])]
@@ -111,8 +119,8 @@ def labelled_frame(
     has_label = task.label_column in table and (needs_label or any(words))  # a test file's column may be empty
     columns = ["id", *TEXTS[: len(task.columns)], *(["label"] if has_label else [])]
     rows: dict[str, list] = {column: [] for column in columns}
-    made = [f"{place.replace(' ', '-')}-{n + 1}" for n in range(len(table))]
-    ids = table[id_column].map(str) if id_column in table else made
+    ids = _ids(table, id_column, prefix or place)
+    seen: dict[str, Any] = {}
     unlabelled, before = 0, len(faults)
     texts = zip(*(table[column] for column in task.columns), strict=True)
     for line, name, row, word in zip(table.index, ids, texts, words or [""] * len(table), strict=True):
@@ -123,8 +131,8 @@ def labelled_frame(
         for column, text in zip(task.columns, row, strict=True):
             if not (isinstance(text, str) and text.strip()):
                 faults.append(Fault(place, line, column, "a text", repr(text)[:60]))
-        if expected := unfit_id(name):
-            faults.append(Fault(place, line, "id", expected, repr(name)[:60]))
+        if wrong := _wrong_id(name, line, seen):
+            faults.append(Fault(place, line, "id", *wrong))
         if has_label:
             try:
                 values["label"] = own_label(task, word)
@@ -133,18 +141,39 @@ def labelled_frame(
                 continue
         for column in columns:
             rows[column].append(values[column])
-    named = pd.Series(rows["id"], dtype="str")
-    if len(repeated := named[named.duplicated()]):
-        faults.append(Fault(place, None, "id", "an id of its own for each row", f"{repeated.iloc[0]!r} twice"[:80]))
     if unlabelled:
         notes.append(f"{place}: dropped {unlabelled} unlabelled row(s)")
     return make_frame(task, rows if len(faults) == before else {column: [] for column in columns})
 
 
+def _ids(table: pd.DataFrame, column: str, prefix: str) -> list[str]:
+    """The ids in that column, "" of what is missing; without the column made ones, which no spreadsheet computes."""
+    if column in table:
+        missing = table[column].isna()
+        return ["" if none else str(value) for value, none in zip(table[column], missing, strict=True)]
+    prefix = CONTROL.sub("-", prefix.replace(" ", "-")).lstrip("".join(FORMULA))
+    return [f"{prefix}-{n + 1}" for n in range(len(table))]
+
+
+def _wrong_id(name: str, line: Any, seen: dict[str, Any]) -> tuple[str, str] | None:
+    """What is expected of an id and what was found, None for a good one; seen: the line of each id before it."""
+    if not name.strip():
+        return "an id", "nothing"
+    if expected := unfit_id(name):
+        return expected, repr(name)[:60]
+    if (first := seen.setdefault(name, line)) != line:
+        return "an id of its own", f"{name!r:.60}, the id of line {first}"
+    return None
+
+
 def own_label(task: Task, word: str) -> int | float:
-    """The label that a word stands for: a class's name or its number; raises ValueError, saying what was expected."""
-    if word in task.names:
-        return task.names.index(word)
+    """The label that a word stands for: a class's name, which "1" is of "1.0" too, or its number.
+
+    Raises ValueError, saying what was expected.
+    """
+    for spelling in (word, _as_whole(word)):
+        if spelling in task.names:
+            return task.names.index(spelling)
     if task.names:
         raise ValueError(f"one of {_some(task.names)}")
     return parse_label(task, word)
@@ -195,6 +224,27 @@ def _word(value: Any) -> str:
     if isinstance(value, float | np.floating):
         return "" if np.isnan(value) else str(int(value)) if float(value).is_integer() else repr(float(value))
     return "" if value is None or value is pd.NA else str(value).strip()
+
+
+def _as_whole(word: str) -> str:
+    """ "3" of "3.0", any other word as it is."""
+    return match[1] if (match := WHOLE.fullmatch(word)) else word
+
+
+def _labels(column: pd.Series) -> tuple[list[str], list[float]]:
+    """The different labels in order, "1" and "1.0" as one where there are both; and the numbers among them."""
+    words = {word for value in column if (word := _word(value))}
+    short = {_as_whole(word) for word in words}
+    ordered = sorted(short if len(short) < len(words) else words, key=_sorting)
+    return ordered, [float(word) for word in ordered if NUMBER.fullmatch(word)]
+
+
+def _is_scale(column: pd.Series, numbers: Sequence[float]) -> bool:
+    """Whether a column of these different numbers is a scale, though a tenth of its labels may be no numbers."""
+    if len(numbers) < 2 or (len(numbers) <= MOST_NUMBERS and all(number.is_integer() for number in numbers)):
+        return False
+    is_number = [bool(NUMBER.fullmatch(word)) for value in column if (word := _word(value))]
+    return is_number.count(False) <= len(is_number) * MOST_NO_NUMBERS
 
 
 def _sorting(word: str) -> tuple[float, str]:
