@@ -260,7 +260,7 @@ def test_ids_and_splits_may_be_columns(folder):
 
 @pytest.mark.parametrize("parts, about, message", [
     (["dev", "test"], "", "column 'part': expected a row that says train, found dev and test alone"),
-    (["train", "dev"], ", dev: dev.csv", "csv:3, column 'part': expected train or test (dev is in dev.csv), found 'dev'"),
+    (["train", "dev"], ", dev: dev.csv", "csv:3, column 'part': expected train or test (dev is in dev.csv), found"),
     (["train", "test"], ", dev: dev.csv, test: t.csv", "train (dev is in dev.csv, test is in t.csv), found 'test'"),
     (["train", "valid"], "", "news.csv:3, column 'part': expected train, dev or test, found 'valid'"),
 ])  # fmt: skip
@@ -420,6 +420,22 @@ def test_a_preset_and_a_sweep_of_it_take_its_tasks_from_the_yaml_file(trained, f
     from mtlib.workbook.sweeps import read
 
     assert [each.tasks for each in read("grid.yaml").experiments().values()] == [("news",)] * 2
+
+
+def test_a_sweep_takes_its_tasks_from_its_own_corpus_and_from_the_command_s(folder):
+    from mtlib.workbook.plan import Plan
+    from mtlib.workbook.sweeps import read
+
+    write(folder / "news.yaml", "tasks: {news: {file: news.csv, text: headline, label: topic}}")
+    grid = "grid: {learning_rate: [1.0e-3, 3.0e-3]}\n"
+    write(folder / "own.yaml", f"preset: smoke\ncorpus: news.yaml\n{grid}")
+    write(folder / "bare.yaml", f"preset: smoke\n{grid}")
+    for sweep in (read("own.yaml"), read("bare.yaml", "news.yaml")):
+        assert [each.tasks for each in sweep.experiments().values()] == [("news",)] * 2
+    assert [each.tasks for each in read("own.yaml", "sample").experiments().values()] == [("sst", "qqp", "sts")] * 2
+    for file in ("own.yaml", "bare.yaml"):
+        plan = Plan("smoke", "news.yaml", file)
+        assert [each.tasks for each in plan.experiments.values()] == [("news",)] * 2
 
 
 @pytest.mark.parametrize("task, code, message", [

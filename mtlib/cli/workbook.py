@@ -120,11 +120,11 @@ def sweep(
     from mtlib.workbook.plan import Plan
 
     require_project(profile)
-    grid = sweeps.read(file)
-    _require_source(grid.preset, corpus or grid.corpus)
+    grid = sweeps.read(file, corpus or "")
+    _require_source(grid.preset, grid.corpus)
     options = {"corpus": corpus, **_width(jobs, threads, profile), **_places(results, figures)}
     again = shlex.join(["mtlib", "sweep", file, *_as_options(options), "--resume"])
-    plan = Plan(grid.preset, corpus or grid.corpus, file)
+    plan = Plan(grid.preset, grid.corpus, file)
     goal = Goal.RESUME if resume else Goal.RUN
     raise typer.Exit(snakemake(goal, prepare(goal, plan, results, figures, again), jobs, threads, profile=profile))
 

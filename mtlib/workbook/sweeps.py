@@ -94,18 +94,23 @@ class Sweep(Strict):
     def experiments(self) -> dict[str, Experiment]:
         """An experiment for each combination, by its values in words: "radius 0.03, seed 0".
 
+        Their tasks are the corpus', where this is a YAML file, unless `experiment` or the preset says which.
         Raises ConfigurationError naming the combination that is not a valid experiment.
         """
-        given = preset(self.preset).fields({}) | self.experiment
+        given = preset(self.preset, self.corpus).fields({}) | self.experiment
         return {
             words(chosen): checked(Experiment, dotted(given, chosen), f"sweep, {words(chosen)[:200]}")
             for chosen in self.combinations()
         }
 
 
-def read(path: str) -> Sweep:
-    """The sweep in a YAML file; raises ConfigurationError naming the key, and for an impossible combination."""
+def read(path: str, corpus: str = "") -> Sweep:
+    """The sweep in a YAML file, on `corpus` instead of its own where one is given.
+
+    Raises ConfigurationError naming the key, and for an impossible combination.
+    """
     sweep = checked(Sweep, read_yaml(Path(path)), path)
+    sweep = sweep.model_copy(update={"corpus": corpus or sweep.corpus})
     sweep.experiments()
     return sweep
 
