@@ -248,6 +248,27 @@ def test_the_commands(trained, corpus_folder, tmp_path):
     assert refused.exit_code == CheckpointError.exit_code and "another corpus" in refused.output
 
 
+def test_unpack_needs_of_a_folder_the_files_of_the_runs_tasks_alone(corpus_folder, tmp_path):
+    folder, runner, file = tmp_path / "sst", CliRunner(), str(tmp_path / "runs.tar.xz")
+    folder.mkdir()
+    for path in corpus_folder.glob("ids-sst-*.csv"):
+        shutil.copy(path, folder)
+    mtlib.fit(mtlib.experiment("smoke", tasks=["sst"], **SHORT), mtlib.load_corpus(folder, ["sst"]), tmp_path)
+    assert runner.invoke(app, ["pack", file, "--results", str(tmp_path)]).exit_code == 0
+    there = ["--corpus", str(folder), "--results", str(tmp_path / "there")]
+    unpacked = runner.invoke(app, ["unpack", file, *there])
+    assert unpacked.exit_code == 0, unpacked.output
+    (run,) = mtlib.RunStore(tmp_path / "there").all()
+    assert run.complete and run.experiment.tasks == ("sst",)
+
+
+@pytest.mark.parametrize("config", [b"", b"[]", b"{}", b'{"corpus": {"tasks": 5}}'])
+def test_a_bundle_of_a_run_that_names_no_tasks_is_refused(tmp_path, config):
+    path = bundle_of({"a-12345678/config.json": config}, tmp_path / "runs.tar.xz")
+    with pytest.raises(CheckpointError, match="a-12345678: expected a run that names its tasks"):
+        bundles.tasks_of(path)
+
+
 @pytest.mark.slow
 def test_the_methods_table_is_made_anew_from_a_bundle(tmp_path):
     from mtlib.workbook.notebooks import find_stage, run_notebook

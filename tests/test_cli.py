@@ -69,6 +69,14 @@ def test_data_check_counts_and_names_every_fault(corpus, tmp_path):
     assert "ids-sst-dev.csv:3" in output
 
 
+def test_data_check_takes_the_tasks_that_a_folder_has(corpus, tmp_path):
+    for file in corpus.glob("ids-sst-*.csv"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    assert "faults: 0" in invoke("data", "check", tmp_path, "--encoder", "tiny", "--task", "sst")
+    output = invoke("data", "check", tmp_path, "--encoder", "tiny", "--task", "sst", "--task", "sts", code=65)
+    assert "faults: 2" in output and "sts-dev.csv: expected this file" in output and "quora" not in output
+
+
 def test_train_evaluate_and_runs_agree(corpus, trained):
     run = mtlib.RunStore(trained).get("small")
     assert run.experiment.learning_rate == 1e-4

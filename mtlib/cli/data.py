@@ -16,6 +16,10 @@ app.add_typer(data_app, name="data")
 def check_data(
     folder: Annotated[str, typer.Argument(help='"sample", "hub", a folder of CSV files, or a YAML file')],
     encoder: Annotated[str, typer.Option(help="whose tokens are counted")] = "minilm",
+    task: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TASK", help="one to check, again for more (default: sst, qqp and sts; of YAML, all)"),
+    ] = None,
     imports: ImportOption = None,
 ) -> None:
     """Print counts, label balance, token lengths, leakage, and every fault with file and line."""
@@ -23,7 +27,7 @@ def check_data(
     from mtlib.encoders import find_encoder
 
     _, tokenizer = find_encoder(encoder).load()
-    report = check(folder, tokenizer=tokenizer)
+    report = check(folder, task or None, tokenizer)
     typer.echo(str(report))
     raise typer.Exit(report.exit_code)
 

@@ -165,9 +165,10 @@ def unpack(
 ) -> None:
     """Add the runs in a bundle, whose notebooks then need no training; the labels come from the corpus."""
     import mtlib
-    from mtlib.training.bundles import unpack
+    from mtlib.training.bundles import tasks_of, unpack
 
-    for run in unpack(file, mtlib.load_corpus(corpus), results):
+    source = mtlib.load_corpus(corpus, tasks_of(file) or None)
+    for run in unpack(file, source, results):
         typer.echo(f"{run.id}: {run.path}")
 
 

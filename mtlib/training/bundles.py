@@ -69,6 +69,20 @@ def unpack(path: Path | str, corpus: Corpus, results: Path | str = "results") ->
     return [_added(runs[name], files) for name, files in found.items()]
 
 
+def tasks_of(path: Path | str) -> list[str]:
+    """Names of the tasks that the runs in a bundle were trained on: what `unpack` needs of a corpus.
+
+    Raises CheckpointError for a file that is no bundle, or of runs that do not say.
+    """
+    named: dict[str, None] = {}
+    for name, files in _read(Path(path)).items():
+        try:
+            named |= dict.fromkeys(map(str, json.loads(files["config.json"])["corpus"]["tasks"]))
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            raise CheckpointError(f"{name}: expected a run that names its tasks ({error!r})") from error
+    return list(named)
+
+
 def has_weights(run: Run) -> bool:
     """Whether the run's model is there, which it is not after `unpack`."""
     return (run.path / "model").is_dir()
