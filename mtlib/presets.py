@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Unpack
 from pydantic import BaseModel, Field, ValidationInfo, field_validator
 
 from mtlib.checking import Strict, checked, nearest
+from mtlib.data.corpus import TITLES
 from mtlib.errors import ConfigurationError
 from mtlib.experiments import Experiment, Positive, Pretraining, Seed
 from mtlib.extensions import import_modules
@@ -37,7 +38,8 @@ SHARED = ("pooling", "max_tokens", "precision", "warmup")
 class Preset(Strict):
     """A named size of the study.
 
-    corpus: "sample", "hub", a folder, or a YAML file (`mtlib.own_corpus`).
+    corpus: "sample", "hub", a folder, or a YAML file (`mtlib.own_corpus`), from the current folder or the project's,
+        or else from the preset's own.
     encoder, encoder_revision: as in an experiment.
     dial: share of the report's optimizer steps that is trained; 1 is all of them.
     learning_rate: replaces the report's 1e-5; its other rates are scaled in proportion.
@@ -160,10 +162,17 @@ def preset(name: str, corpus: str = "") -> Preset:
         raise ConfigurationError(f"unknown preset {name[:120]!r}{nearest(name, preset_names())}")
     chosen = checked(Preset, read_yaml(path), str(path))
     import_modules(chosen.mtlib.get("import", []), path.parent)
-    chosen = _with_corpus(chosen, corpus or chosen.corpus)
+    chosen = _with_corpus(chosen, corpus or _found(chosen.corpus, path.parent))
     checked(Experiment, chosen.fields({}), f"{path}: experiment")
     checked(Pretraining, chosen.pretraining_fields({}), f"{path}: pretraining")
     return chosen
+
+
+def _found(corpus: str, folder: Path) -> str:
+    """A preset's own corpus: as it stands where that names one, else the one in the preset's folder, if it is there."""
+    beside = os.path.abspath(folder / corpus)
+    known = corpus in TITLES or os.path.exists(corpus) or os.path.exists(project_root() / corpus)
+    return beside if not known and os.path.exists(beside) else corpus
 
 
 def _with_corpus(chosen: Preset, corpus: str) -> Preset:

@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import made_up_corpus
+from conftest import made_up_corpus, write_corpus
 from hypothesis import given
 from hypothesis import strategies as st
 from test_cli import invoke
@@ -386,6 +386,31 @@ def test_describe_names_the_columns_it_cannot_tell(folder):
     assert "2 to 200 different labels" in said and not (folder / "odd2.yaml").exists()
 
 
+def test_describe_writes_the_paths_of_files_and_base_from_the_yaml_file(folder):
+    (folder / "made" / "up").mkdir(parents=True)
+    write_corpus(folder / "course")
+    write_corpus(folder / "made" / "sample")
+    invoke("data", "describe", "news.csv", "--base", "course", "--output", "made/x.yaml")
+    assert list(mtlib.load_corpus("made/x.yaml")) == ["sst", "qqp", "sts", "news"]
+    for output, base, expected in (
+        ("made/up/x.yaml", "course", "base: ../../course"),
+        ("made/y.yaml", "made/sample", "base: ./sample"),
+        ("made/z.yaml", "sample", "base: sample"),
+    ):
+        invoke("data", "describe", "news.csv", "--base", base, "--output", output)
+        assert expected in (folder / output).read_text().splitlines()
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["news.csv", "--output", "x.txt"], "--output x.txt: expected a name that ends in .yaml or .yml"),
+    (["my-news.csv"], "task name 'my-news': expected letters, digits and underscores, beginning with a letter; say"),
+])  # fmt: skip
+def test_describe_refuses_names_before_it_writes(folder, arguments, message):
+    table().to_csv("my-news.csv", index=False)
+    assert message in " ".join(invoke("data", "describe", *arguments, code=64).split())
+    assert sorted(path.name for path in folder.iterdir()) == ["my-news.csv", "news.csv"]
+
+
 @pytest.fixture
 def trained(folder):
     """A run of one short epoch on news alone, by the command."""
@@ -420,6 +445,19 @@ def test_a_preset_and_a_sweep_of_it_take_its_tasks_from_the_yaml_file(trained, f
     from mtlib.workbook.sweeps import read
 
     assert [each.tasks for each in read("grid.yaml").experiments().values()] == [("news",)] * 2
+
+
+def test_a_preset_s_corpus_is_found_beside_it(folder):
+    (folder / "sub").mkdir()
+    table().to_csv("sub/news.csv", index=False)
+    write(folder / "sub" / "beside.yaml", "tasks: {beside: {file: news.csv, text: headline, label: topic}}")
+    write(folder / "sub" / "mine.yaml", "corpus: beside.yaml\nencoder: tiny\ndial: 0.001\n")
+    chosen = mtlib.preset("sub/mine.yaml")
+    assert chosen.corpus == str(folder / "sub" / "beside.yaml") and mtlib.experiment(chosen).tasks == ("beside",)
+    assert list(mtlib.load_corpus(chosen.corpus)) == ["beside"]
+    write(folder / "beside.yaml", "tasks: {here: {file: news.csv, text: headline, label: topic}}")
+    assert mtlib.preset("sub/mine.yaml").corpus == "beside.yaml", "the current folder's comes first"
+    assert mtlib.preset("sub/mine.yaml", "other.yaml").corpus == "other.yaml"
 
 
 def test_a_sweep_takes_its_tasks_from_its_own_corpus_and_from_the_command_s(folder):

@@ -1,5 +1,6 @@
 """`mtlib data`: what a corpus holds, and a corpus made of a CSV file of one's own."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -48,10 +49,9 @@ def describe(
     from mtlib.own_corpus import as_yaml, described
     from mtlib.training.files import write_atomic
 
-    task = task or file.stem
+    task = task or named_after(file)
     output = output or Path(f"{task}.yaml")
-    if output.exists():
-        raise ConfigurationError(f"{output}: there is one already; --output names another")
+    require_yaml(output)
     separator = read_plain(file).separator
     typer.echo(f"{file.name}: separated by {separator} ({SEPARATORS[separator]!r})")
     about = described(task, file.absolute(), text or [], label, **{"dev": dev, "test": test})
@@ -60,7 +60,7 @@ def describe(
         update={"file": relative(file, folder)}
         | {part: relative(Path(name), folder) for part, name in (("dev", dev), ("test", test)) if name}
     )
-    write_atomic(output, as_yaml({task: about}, base).encode())
+    write_atomic(output, as_yaml({task: about}, based(base, folder)).encode())
     try:
         typer.echo(summary(output, task))
     except BaseException:  # an interrupt too
@@ -69,10 +69,38 @@ def describe(
     typer.echo(f"written: {output}; next: mtlib train --preset tour --corpus {output}")
 
 
+def named_after(file: Path) -> str:
+    """The file's name as a task's; raises ConfigurationError where it can be none."""
+    from mtlib.tasks import NAME
+
+    if not NAME.fullmatch(file.stem):
+        expected = "letters, digits and underscores, beginning with a letter"
+        raise ConfigurationError(f"task name {file.stem[:60]!r}: expected {expected}; say another with --task NAME")
+    return file.stem
+
+
+def require_yaml(output: Path) -> None:
+    """Raise ConfigurationError for a name that is none of a YAML file, or of one that is there."""
+    from mtlib.own_corpus import YAML, is_described
+
+    if not is_described(output):
+        raise ConfigurationError(f"--output {output}: expected a name that ends in {' or '.join(YAML)}")
+    if output.exists():
+        raise ConfigurationError(f"{output}: there is one already; --output names another")
+
+
+def based(base: str, folder: Path) -> str:
+    """A corpus to stand beside, from `folder`: a known one by its name, a folder by its path."""
+    from mtlib.data.corpus import TITLES
+
+    if not base or base in TITLES:
+        return base
+    path = relative(Path(base), folder)
+    return os.path.join(".", path) if path in TITLES else path
+
+
 def relative(path: Path, folder: Path) -> str:
     """A path from `folder`."""
-    import os
-
     return os.path.relpath(path.absolute(), folder)
 
 
