@@ -150,8 +150,14 @@ def test_an_average_is_scored_beside_the_run_and_stored_where_it_says_so(runs, n
         ({"averages": ["ema", "ema"]}, "given twice"),
         ({"averages": [{"kind": "ema", "decay": 1.0}]}, "less than 1"),
         ({"averages": ["laws"]}, "did you mean 'lawa'"),
+        ({"averages": [Ema(every=13)], "stored": "ema"}, "at most the run's 12 steps, found 13"),
     ],
 )
 def test_what_cannot_be_averaged_is_refused(changes, expected):
     with pytest.raises(ConfigurationError, match=expected):
         mtlib.experiment("smoke", **changes)
+
+
+def test_an_average_that_moves_once_may_be_stored_and_one_that_never_does_may_be_scored():
+    assert mtlib.experiment("smoke", averages=[Ema(every=12)], stored="ema").steps == 12
+    assert mtlib.experiment("smoke", averages=[Ema(every=13)]).stored == "own"

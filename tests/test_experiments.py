@@ -148,6 +148,17 @@ CHANGES = {
 }
 
 
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_a_head_dropout_that_nothing_draws_is_refused(weight):
+    for dropout in ("independent", "shared"):
+        if weight or dropout == "independent":
+            penalties = [Smart(weight=weight, dropout=dropout)]
+            assert mtlib.experiment("smoke", penalties=penalties, head_dropout=0.9).head_dropout == 0.9
+    assert mtlib.experiment("smoke", penalties=[Smart(weight=weight)], head_dropout=0.0).dropout == "off"
+    with pytest.raises(ConfigurationError, match="head_dropout: 0.9 changes nothing beside penalties whose dropout"):
+        mtlib.experiment("smoke", penalties=[Smart(weight=weight)], head_dropout=0.9)
+
+
 def test_identity_changes_with_every_field_but_the_names_of_things():
     base = mtlib.experiment("smoke")
     identities = {key: mtlib.experiment("smoke", **{key: value}).identity("c", "w") for key, value in CHANGES.items()}

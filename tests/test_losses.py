@@ -128,12 +128,18 @@ def test_it_is_read_back_and_part_of_what_a_run_is(loss):
         ({"news": "ordinal"}, "'news' is not trained"),
         ({"sst": {"kind": "ordinal", "share": 2.0}}, "less than or equal to 1"),
         (["ordinal"], "expected a loss by the name of a task"),
+        ({"sts": "correlation"}, "'correlation' compares .* batch_size of at least 2, found 1"),
     ],
 )
 def test_what_cannot_be_a_loss_is_refused(losses, expected):
     with pytest.raises(ConfigurationError, match=expected) as error:
-        mtlib.experiment("smoke", losses=losses)
+        mtlib.experiment("smoke", losses=losses, batch_size=1)
     assert error.value.exit_code == 64
+
+
+def test_a_loss_that_compares_nothing_takes_one_example_at_a_time():
+    losses = {"sst": "ordinal", "sts": {"kind": "correlation", "share": 0.0}}
+    assert mtlib.experiment("smoke", losses=losses, batch_size=1).batch_size == 1
 
 
 def test_a_loss_over_the_batch_is_one_process_work():

@@ -15,7 +15,8 @@ class Correlation(Loss):
 
     r does not see the outputs' scale, so alone it leaves predictions in units of their own: a share below 1 keeps
     squared error beside it. A batch estimates r with a bias that shrinks with its size; one of a single example has
-    r = 0 and no gradient. It compares examples, so several processes cannot share its batches.
+    r = 0 and no gradient, so a batch size, or a task's part of joint steps, of 1 is refused. It compares examples, so
+    several processes cannot share its batches.
     Source: the definition; used for speech and emotion since Trigeorgis et al. 2016 (as the concordance coefficient).
 
     >>> round(Correlation()(torch.tensor([[1.0], [2.0], [4.0]]), torch.tensor([2.0, 4.0, 8.0])).item(), 3)

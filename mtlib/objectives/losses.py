@@ -56,6 +56,11 @@ class Loss(Kinded):
         """Kind, and a share that is not all, for the names of runs."""
         return self.kind if self.share == 1 else f"{self.kind}-{self.share:g}"
 
+    @property
+    def compares(self) -> bool:
+        """Whether it needs two examples in a batch: one that is not `by_example`, and has a share."""
+        return not self.by_example and self.share > 0
+
     def term(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """The loss by itself, a scalar, of `logits` [batch, outputs] against `labels` [batch]."""
         raise TypeError(f"{type(self).__name__} does not define term")

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from mtlib.data.batches import POOL, Batch, TokenizedSplit
+from mtlib.errors import ConfigurationError
 from mtlib.experiments import Experiment
 from mtlib.randomness import derive, generator
 from mtlib.samplers import apportioned
@@ -35,6 +36,7 @@ class JointBatches:
     A task's examples are an endless sequence of shuffled passes, of which each epoch takes the next n_i times its
     steps. Within an epoch they are batched by length as in single steps: pools of POOL batches are sorted and cut, and
     the batches are shuffled.
+    Raises ConfigurationError for a loss that compares examples where its task has one of them in a step.
     """
 
     def __init__(self, experiment: Experiment, splits: Mapping[str, TokenizedSplit]):
@@ -43,6 +45,19 @@ class JointBatches:
         self.shares = e.sampler.shares([len(split) for split in self.splits], e.epochs)  # [epochs, tasks]
         self.counts = np.stack([apportioned(shares, e.batch_size) for shares in self.shares])  # [epochs, tasks]
         self._kept: tuple[int, list[np.ndarray]] = -1, []
+        self._expect_company()
+
+    def _expect_company(self) -> None:
+        """A single example has nothing to be compared with: such a loss would be constant, and train nothing."""
+        e = self.experiment
+        for task, counts in zip(e.tasks, self.counts.T, strict=True):
+            if task in e.losses and e.losses[task].compares and counts.min() < 2:
+                epoch, loss = int(counts.argmin()) + 1, e.losses[task]
+                step = "joint step" if e.step == "joint" else "step whose conflicts are logged"
+                raise ConfigurationError(
+                    f"losses: {loss.kind!r} compares examples of a batch: expected 2 or more of {task} in each {step}, "
+                    f"found 1 of {e.batch_size} in epoch {epoch}: set a larger batch_size, or another sampler"
+                )
 
     def parts(self, number: int) -> list[Part]:
         """The parts of optimizer step `number` (from 0), a task each, in the order of the tasks."""

@@ -112,6 +112,17 @@ def test_a_batch_has_sentences_of_similar_length(splits):
     assert spread < np.mean([np.ptp(np.random.default_rng(n).choice(lengths, 4)) for n in range(200)]) / 2
 
 
+@pytest.mark.parametrize("changes", [{}, {"step": "single", "conflicts": 2}])
+def test_a_loss_that_compares_examples_needs_two_of_its_task_in_every_step(splits, changes):
+    # five examples of three tasks are 2, 2 and 1, six are 2 each; a share of 0 is squared error alone
+    with pytest.raises(ConfigurationError, match="2 or more of sts .* found 1 of 5 in epoch 1") as error:
+        JointBatches(joint(batch_size=5, losses={"sts": "correlation"}, **changes), splits)
+    assert error.value.exit_code == 64
+    for size, share in ((6, 1.0), (5, 0.0)):
+        losses = {"sts": {"kind": "correlation", "share": share}}
+        assert JointBatches(joint(batch_size=size, losses=losses, **changes), splits).parts(0)
+
+
 # What is minimised
 
 
