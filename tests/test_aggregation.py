@@ -89,6 +89,17 @@ def test_a_strength_of_zero_is_the_plain_sum_exactly():
         still.learn(None)
 
 
+@pytest.mark.parametrize("last", [0.0, 1e-6, 1e-5, 1e-3, 1.0])
+def test_cagrad_stays_as_near_to_the_mean_as_it_promises(last):
+    """|d - g_0| <= c |g_0|, also where a gradient is next to nothing and TorchJD's weights are zero."""
+    rows = gradients(1) * torch.tensor([1.0, 1.0, last])[:, None]
+    method = CAGrad(c=0.4).start(3)
+    weights, mean = method.weights(rows @ rows.T), rows.mean(0)
+    assert (weights @ rows / method._scale() - mean).norm() <= 0.4 * mean.norm() * (1 + 1e-6)
+    opposed = torch.stack([rows[0], -rows[0]])
+    assert CAGrad(c=0.4).start(2).weights(opposed @ opposed.T).tolist() == pytest.approx([1.0, 1.0])
+
+
 # Two tasks with L_i = |x - a_i|^2 / 2: the gradients at x are x - a_i, and every method has a closed form.
 
 

@@ -148,7 +148,9 @@ class GradVac(Aggregation):
 class CAGrad(Aggregation):
     """Conflict-averse gradients (Liu et al. 2021): near the mean gradient, that which serves the worst task best.
 
-    c: how far from the mean, as a share of its length.
+    c: how far from the mean, as a share of its length. Where the gradients' shortest mean is next to nothing, since
+    they cancel or since one of them is 1e-4 of the others, TorchJD's weights are zeros, which breaks that bound; here
+    they are 1 each, the plain sum, which keeps it.
     """
 
     kind: Literal["cagrad"] = "cagrad"
@@ -161,6 +163,10 @@ class CAGrad(Aggregation):
 
     def _scale(self) -> float:
         return self._tasks / (1 + self.c)
+
+    def _weights(self, measured: Tensor) -> Tensor:
+        weights = self._method(measured)
+        return weights if weights.any() else torch.full_like(weights, 1 / self._scale())
 
 
 class MGDA(Aggregation):
