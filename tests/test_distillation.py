@@ -1,18 +1,22 @@
 """Distillation: the loss against its source, and teachers' outputs computed once and kept with their runs."""
 
+import shutil
+import sys
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import made_up_corpus
+from conftest import made_up_corpus, write_corpus
 
 import mtlib
 import mtlib.training.start
-from mtlib.errors import CheckpointError, ConfigurationError
+from mtlib.errors import CheckpointError, ConfigurationError, DataError
 from mtlib.objectives.soft import soft_loss, softened
 from mtlib.randomness import seeded
-from mtlib.tasks import SST, STS
+from mtlib.tasks import QQP, SST, STS
 from mtlib.training import conflicts, distillation
+from mtlib.training.loop import Training
 from mtlib.training.start import Start
 
 KINDS = {"classification": 5, "binary": 1, "regression": 1}
@@ -112,14 +116,14 @@ def test_what_is_kept_is_not_computed_again_but_what_is_damaged_is(taught, monke
     frame, rows = corpus["sst"].train, np.arange(60)
     first = distillation.teacher_outputs(teacher, "sst", frame, rows)
     with monkeypatch.context() as patch:
-        patch.setattr(distillation, "evaluated", lambda *_: pytest.fail("computed again"))
+        patch.setattr(distillation, "evaluated", lambda *_, **__: pytest.fail("computed again"))
         again = distillation.teacher_outputs(teacher, "sst", frame, rows)
     assert np.array_equal(first, again)
     (path,) = (teacher.path / "targets").glob("*.safetensors")
     data = bytearray(path.read_bytes())
     data[-20] ^= 1
     path.write_bytes(bytes(data))
-    np.testing.assert_allclose(distillation.teacher_outputs(teacher, "sst", frame, rows), first, atol=1e-5)
+    assert np.array_equal(distillation.teacher_outputs(teacher, "sst", frame, rows), first)
     changed = frame.assign(text_a=[text + " new" for text in frame["text_a"]])
     assert not np.allclose(distillation.teacher_outputs(teacher, "sst", changed, rows), first)
 
@@ -132,7 +136,7 @@ def test_what_another_teacher_said_is_never_taken_for_its_own_nor_kept_elsewhere
     (theirs,) = (one.path / "targets").glob("sst-*.safetensors")
     own = other.path / "targets" / theirs.name  # called after the texts, so the same for both
     own.write_bytes(theirs.read_bytes())
-    np.testing.assert_allclose(distillation.teacher_outputs(other, "sst", frame, rows), first, atol=1e-5)
+    assert np.array_equal(distillation.teacher_outputs(other, "sst", frame, rows), first)
     away = (other.path / "targets").rename(tmp_path / "targets")
     (other.path / "targets").symlink_to(away)
     with pytest.raises(CheckpointError, match="expected a place inside"):
@@ -141,13 +145,47 @@ def test_what_another_teacher_said_is_never_taken_for_its_own_nor_kept_elsewhere
     away.rename(other.path / "targets")
 
 
-def test_only_the_examples_that_are_drawn_are_asked_for(taught):
+def test_only_the_blocks_of_the_examples_that_are_drawn_are_computed(taught):
     runs, teachers, corpus, folder = taught
     teacher = mtlib.training.start.find(teachers[0], corpus, folder)
     large = made_up_corpus((SST, STS), rows=500)
     rows = np.array([3, 77, 401])
     said = distillation.teacher_outputs(teacher, "sts", large["sts"].train, rows)
-    assert np.isfinite(said[rows]).all() and np.isnan(np.delete(said, rows, axis=0)).all()
+    assert np.isfinite(said[rows]).all() and np.isfinite(said).sum() <= 3 * distillation.BLOCK
+
+
+def companies(model, split, function, batch_size):
+    """In place of every output the number of texts, and of tokens, that were computed beside it: [texts, 5]."""
+    found = np.empty((len(split), 5), dtype=np.float32)
+    for batch in split.evaluation_batches(examples=batch_size):
+        tokens = batch.inputs["input_ids"]
+        found[batch.rows] = [len(tokens), tokens.shape[1], tokens.sum(), *[0] * 2]
+    return found
+
+
+@pytest.mark.parametrize("earlier", [[], [range(0, 60, 7), [3, 59]], [range(60)]])
+def test_what_is_computed_beside_a_text_does_not_depend_on_who_asks_first(taught, monkeypatch, tmp_path, earlier):
+    runs, teachers, corpus, folder = taught
+    teacher = mtlib.training.start.find(teachers[0], corpus, folder)
+    frame, asked = corpus["sst"].train, np.array([0, 59])
+    monkeypatch.setattr(distillation, "evaluated", companies)
+    monkeypatch.setattr(distillation, "FOLDER", f"targets-{len(earlier)}")
+    alone = distillation.teacher_outputs(teacher, "sst", frame, asked, keep=False)
+    assert not (teacher.path / distillation.FOLDER).exists()
+    for rows in earlier:
+        distillation.teacher_outputs(teacher, "sst", frame, np.array(rows))
+    assert np.array_equal(distillation.teacher_outputs(teacher, "sst", frame, asked)[asked], alone[asked])
+    shutil.rmtree(teacher.path / distillation.FOLDER)
+
+
+def test_a_replay_writes_nothing_and_comes_to_the_same_targets(taught):
+    runs, teachers, corpus, folder = taught
+    expected = runs["student"].at(10, corpus).fingerprint
+    kept = [mtlib.training.start.find(each, corpus, folder).path / "targets" for each in teachers]
+    for place in kept:
+        shutil.rmtree(place)
+    assert runs["student"].at(10, corpus).fingerprint == expected
+    assert not any(place.exists() for place in kept)
 
 
 def test_share_zero_is_plain_training_and_half_is_not(taught):
@@ -188,6 +226,30 @@ def test_a_student_may_log_conflicts_and_they_change_nothing_of_its_training(tau
     products = conflicts.read(logged)
     assert set(products["step"]) == {1, 3, 5} and np.isfinite(products["product"]).all()
     assert products.query("layer == 'all' and a == b")["product"].gt(0).all()
+
+
+@pytest.mark.parametrize("source", ["in Python", "moved"])
+def test_a_student_of_fewer_tasks_than_its_teacher_is_replayed_and_resumed(taught, tmp_path, source, monkeypatch):
+    runs, teachers, *_ = taught
+    given = where = made_up_corpus((SST, QQP, STS), rows=24)
+    if source == "moved":
+        where = write_corpus(tmp_path / "corpus")
+        given = mtlib.load_corpus(where)
+    student = mtlib.experiment("smoke", tasks=["sst"], teachers=[teachers[0].but(batch_size=4)], batch_size=4)
+    end_epoch = Training._end_epoch
+
+    def stopped(training):
+        sys.exit(143) if training.experiment == student else end_epoch(training)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(Training, "_end_epoch", stopped)
+        mtlib.fit(student, given, tmp_path, progress="none")
+    run = mtlib.training.start.find(student, given, tmp_path)
+    assert run.status == "interrupted" and run.corpus["tasks"] == ["sst"]
+    assert run.at(2, where).batch["id"].str.startswith("sst").all()
+    assert mtlib.resume(run, where, progress="none").complete
+    with pytest.raises(DataError, match="expected the task 'sts', found sst"):
+        run.at(2, given.only(["sst"]))
 
 
 def test_identity_is_that_of_the_teachers(taught):

@@ -10,12 +10,14 @@ import torch
 from filelock import FileLock
 from safetensors import SafetensorError
 
+from mtlib.data.batches import TokenizedSplit
 from mtlib.data.leakage import text_columns
 from mtlib.errors import MissingRunError
 from mtlib.identity import sha256
 from mtlib.objectives.soft import softened
 from mtlib.prediction import evaluated
 from mtlib.tasks import TASKS
+from mtlib.training.distributed import Reader
 from mtlib.training.files import inside, make_folder, storage, write_atomic
 from mtlib.training.runs import Run
 from mtlib.training.start import Start
@@ -26,35 +28,36 @@ if TYPE_CHECKING:
 FOLDER = "targets"
 """Where a teacher's run keeps its outputs: `<task>-<SHA-256 of the texts>.safetensors`."""
 
+BLOCK = 8
+"""Texts that are computed together: more are faster each, and compute more that no student asked for."""
+
 
 def targets_of(training: "Training") -> dict[str, torch.Tensor]:
     """Soft targets [training examples, outputs] by task, of the examples that the run will see; NaN for the others.
 
-    Those of the conflict log are asked for after those of the steps: an output's last bits depend on what is computed
-    beside it, and the log changes nothing of the training.
-    Tasks that no teacher has are left out. Raises MissingRunError for a teacher that is not finished.
+    A run that is only read, as in a replay, stores none. Tasks that no teacher has are left out.
+    Raises MissingRunError for a teacher that is not finished.
     """
     e, start = training.experiment, training.start
     if not (e.teachers and e.soft_share):
         return {}
-    asked = [_drawn(training), *([_drawn(training, logged=True)] if training.conflicts else [])]
-    targets = {}
+    drawn, targets = _drawn(training), {}
+    keep = training.ranks.size > 1 or not isinstance(training.run, Reader)  # processes of one run share what is kept
     for name in e.tasks:
         runs = [_finished(teacher) for teacher in start.teachers if name in teacher.experiment.task_names]
         if runs:
             frame = training.corpus[name].train
-            for rows in asked:
-                outputs = np.stack([teacher_outputs(run, name, frame, rows[name]) for run in runs])
+            outputs = np.stack([teacher_outputs(run, name, frame, drawn[name], keep) for run in runs])
             targets[name] = softened(TASKS[name].kind, torch.from_numpy(outputs), e.temperature)
     return targets
 
 
-def _drawn(training: "Training", logged: bool = False) -> dict[str, np.ndarray]:
-    """Rows of the training examples that the run's steps will draw, by task; with those that its conflict log will."""
+def _drawn(training: "Training") -> dict[str, np.ndarray]:
+    """Rows of the training examples that the run's steps will draw, and its conflict log, by task."""
     rows: dict[str, set[int]] = {name: set() for name in training.experiment.tasks}
     for number in range(training.experiment.steps):
         parts = training._parts(number)
-        if logged and training.conflicts and training.conflicts.due(number):
+        if training.conflicts and training.conflicts.due(number):
             parts = [*parts, *training.joint.parts(number)]
         for part in parts:
             rows[part.batch.task.name].update(part.batch.rows.tolist())
@@ -68,27 +71,46 @@ def _finished(teacher: Start) -> Run:
     return run
 
 
-def teacher_outputs(run: Run, task: str, frame: pd.DataFrame, rows: np.ndarray) -> np.ndarray:
+def teacher_outputs(run: Run, task: str, frame: pd.DataFrame, rows: np.ndarray, keep: bool = True) -> np.ndarray:
     """Logits [len(frame), outputs], float32, of the run's stored model on the texts at `rows`; NaN where never asked.
 
-    What the run's folder holds is taken as it is; what is missing is computed and added, under a lock, so that students
-    that train at once share it, and one that resumes finds the same bits.
+    What the run's folder holds is taken as it is. What is missing is computed and, where it is to be kept, added under
+    a lock, so that students that train at once share it. The last bits of an output depend on what is computed beside
+    it, so texts are always computed in the same blocks: all students get the same bits, whoever asks first.
     """
-    texts = text_columns(frame)
-    key = sha256([frame[column].tolist() for column in texts])[:16]
+    key = sha256([frame[column].tolist() for column in text_columns(frame)])[:16]
     path = inside(run.path, run.path / FOLDER / f"{task}-{key}.safetensors")
-    owner = f"{run.identity} {task} {key}"
+    shape, owner = (len(frame), TASKS[task].outputs), f"{run.identity} {task} {key}"
+    if not keep:
+        return _completed(_read(path, shape, owner), run, task, frame, rows)
     with storage("create", path.parent):
         make_folder(path.parent)
     with FileLock(path.with_suffix(".lock")):
-        outputs = _read(path, (len(frame), TASKS[task].outputs), owner)
-        if (missing := rows[np.isnan(outputs[rows]).any(1)]).size:
-            model = run.model()
-            pairs = frame[texts].iloc[missing]
-            inputs = pairs[texts[0]].tolist() if len(texts) == 1 else list(pairs.itertuples(index=False, name=None))
-            split = model.tokenize(model.task(task), inputs)
-            outputs[missing] = evaluated(model, split, lambda batch: model(task, batch.inputs))
+        kept = _read(path, shape, owner)
+        outputs = _completed(kept, run, task, frame, rows)
+        if outputs is not kept:
             _write(path, outputs, owner)
+    return outputs
+
+
+def _completed(kept: np.ndarray, run: Run, task: str, frame: pd.DataFrame, rows: np.ndarray) -> np.ndarray:
+    """`kept` [len(frame), outputs] where it has all `rows`, else a copy with every block of which one is missing.
+
+    Blocks are BLOCK texts of about one length: all texts of the frame, the longest first, are cut into them.
+    """
+    missing = np.isnan(kept).any(axis=1)
+    if not missing[rows].any():
+        return kept
+    model = run.model()
+    split = TokenizedSplit(model.task(task), frame, model.tokenizer, model.max_tokens)
+    order = np.argsort(-split.lengths, kind="stable")
+    places = np.empty(len(frame), dtype=np.int64)
+    places[order] = np.arange(len(frame)) // BLOCK
+    asked = np.unique(places[rows[missing[rows]]])
+    computed = order[np.isin(places[order], asked)]
+    found = evaluated(model, split.part(computed), lambda batch: model(task, batch.inputs), batch_size=BLOCK)
+    outputs = kept.copy()
+    outputs[computed] = np.where(missing[computed, None], found, kept[computed])
     return outputs
 
 

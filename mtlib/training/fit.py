@@ -1,5 +1,6 @@
 """`fit` trains an experiment or a pretraining, or loads the finished identical run; `resume` continues one."""
 
+from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -74,20 +75,24 @@ def resume(run: Run, source: str | Path | None = None, **options: Any) -> Run:
     needed source, and what `fit` raises.
     """
     start = start_of(run, source)
-    return fit(start.experiment, start.corpus, run.path.parent.parent, **options)
+    return fit(start.experiment, start.given, run.path.parent.parent, **options)
 
 
 def start_of(run: Run, source: str | Path | Corpus | None = None) -> Start:
     """What `run` started from, on the corpus it was trained on, which `source` is, or says if it has moved.
 
+    Of the corpus are read the run's tasks and those of the runs that it needs: a teacher may have more.
     Raises CheckpointError where corpus or start weights are not those the run began with, ConfigurationError without a
-    needed source.
+    needed source, DataError for a corpus that lacks a task.
     """
-    corpus = corpus_of(run, source)
-    if corpus.fingerprint != run.corpus["fingerprint"]:
+    own = run.corpus.get("tasks")
+    needed = [name for each in run.experiment.needs() for name in each.task_names]
+    corpus = corpus_of(run, source, own and list(dict.fromkeys([*own, *needed])))
+    found = corpus.only(own or list(corpus)).fingerprint
+    if found != run.corpus["fingerprint"]:
         raise CheckpointError(
             f"{run.path}: the corpus changed since the run began: expected SHA-256 {run.corpus['fingerprint']}, "
-            f"found {corpus.fingerprint} in {corpus.name}"
+            f"found {found} in {corpus.name}"
         )
     start = Start(run.experiment, corpus, RunStore(run.path.parent.parent))
     if start.run().path.resolve() != run.path.resolve():
@@ -95,19 +100,21 @@ def start_of(run: Run, source: str | Path | Corpus | None = None) -> Start:
     return start
 
 
-def corpus_of(run: Run, source: str | Path | Corpus | None = None) -> Corpus:
+def corpus_of(run: Run, source: str | Path | Corpus | None = None, tasks: Sequence[str] | None = None) -> Corpus:
     """The corpus that the run was trained on: generated, downloaded or read from its folder again; or `source`.
 
-    Raises ConfigurationError where it was built in Python and no source is given. The caller has to check
-    that its content is the same: compare `corpus.fingerprint` with `run.corpus["fingerprint"]`.
+    tasks: those that are read; by default the run's own.
+    Raises ConfigurationError where it was built in Python and no source is given. The caller has to check that its
+    content is the same: compare `corpus.fingerprint` with `run.corpus["fingerprint"]`.
     """
     about = run.corpus
+    tasks = tasks or about.get("tasks")
     if isinstance(source, Corpus):
-        return source.only(about.get("tasks") or list(source))
+        return source.only(tasks or list(source))
     own = about.get("source") if about.get("kind", "own") == "own" else about["kind"]
     if not (source or own):
         raise ConfigurationError(f"{run.path}: trained on {about['name']!r}, built in Python: expected its files")
-    return load_corpus(source or str(own), about.get("tasks"))
+    return load_corpus(source or str(own), tasks)
 
 
 def _write_card(run: Run) -> None:

@@ -31,12 +31,12 @@ class Start:
 
     Of the corpus it sees only the tasks that it and its ancestors train on: a run is the same whatever lies beside
     them. Phrases belong to it where the experiment draws them. The other run is that of `experiment.start_from` on the
-    same corpus; it need not be finished before `model` is called.
+    same corpus; it need not be finished before `model` is called. given: the whole corpus, for those that it needs.
     Raises DataError for a corpus without one of the tasks.
     """
 
     def __init__(self, experiment: Optimisation, corpus: Corpus, store: RunStore) -> None:
-        self.experiment, self.store = experiment, store
+        self.experiment, self.given, self.store = experiment, corpus, store
         trained = [name for each in (experiment, *experiment.ancestors()) for name in each.task_names]
         self.plain = corpus.only(list(dict.fromkeys(trained)))
         self.corpus = with_phrases(self.plain) if getattr(experiment, "phrases", 0) else self.plain
