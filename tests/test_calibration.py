@@ -7,7 +7,7 @@ import pytest
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import log_loss
 
-from mtlib.errors import ConfigurationError
+from mtlib.errors import ConfigurationError, DataError
 from mtlib.study import calibration as c
 from mtlib.study.eval_splits import ChoosingHalf, ReportingHalf, Stored, Test, probabilities
 
@@ -97,6 +97,12 @@ def test_fitting_reads_the_choosing_half_only():
     for part in (ReportingHalf(), Test()):
         with pytest.raises(ConfigurationError, match="ChoosingHalf"):
             c.fit_temperature(system, "sst", part)
+
+
+def test_a_temperature_needs_an_example():
+    frame = pd.DataFrame({"id": [], "label": [], "prediction": [], "p0": [], "p1": []})
+    with pytest.raises(DataError, match="qqp: expected an example in the choosing half of dev"):
+        c.fit_temperature(Stored({("dev", "qqp"): frame}), "qqp")
 
 
 def test_reliability_is_drawn_with_its_error():

@@ -219,6 +219,8 @@ def stored(tmp_path_factory):
     for name, tasks, seed in [("a", (SST, STS), 1), ("b", (SST, STS), 2), ("other", (SST, QQP), 1)]:
         model = MultitaskModel(encoder, tokenizer, tasks, seed=seed).eval()
         model.save_pretrained(folder / name)
+    model.temperatures, model.max_tokens = {"sst": 2.0}, 16
+    model.save_pretrained(folder / "short")
     small = transformers.BertConfig(vocab_size=len(tokenizer), **TINY | {"intermediate_size": 32})
     narrow = MultitaskModel(transformers.BertModel(small, add_pooling_layer=False), tokenizer, (SST, STS))
     narrow.save_pretrained(folder / "narrow")
@@ -244,9 +246,16 @@ def test_weights_are_averaged_entry_by_entry_in_their_own_type(stored):
         assert torch.equal(tensor, ((a[name].double() + b[name].double()) / 2).to(tensor.dtype))
 
 
+def test_a_soup_has_no_member_s_temperatures(stored):
+    assert MultitaskModel.from_pretrained(stored / "short").temperatures == {"sst": 2.0}
+    assert e.average_weights([stored / "short", stored / "short"]).temperatures == {}
+
+
 def test_weights_of_different_models_are_refused(stored):
-    with pytest.raises(CheckpointError, match="other: its tasks or its pooling differ from those of .*a"):
+    with pytest.raises(CheckpointError, match="other: its tasks differ from those of .*a"):
         e.average_weights([stored / "a", stored / "other"])
+    with pytest.raises(CheckpointError, match="other: its max_tokens differ from those of .*short"):
+        e.average_weights([stored / "short", stored / "other"])
     with pytest.raises(CheckpointError, match="narrow: its weights .* differ in name or shape from those of .*a"):
         e.average_weights([stored / "a", stored / "narrow"])
     with pytest.raises(CheckpointError, match="expected a stored multitask model"):

@@ -85,6 +85,14 @@ def test_error_by_length_groups_words():
     assert (longer["shortest"] == table["shortest"] + 2).all()
 
 
+def test_texts_of_one_length_are_one_group():
+    texts = examples().assign(text_a="two words", text_b="one")
+    table = m.error_by_length(predictions(), texts)
+    wrong = predictions()["label"] != predictions()["prediction"]
+    assert table[["shortest", "longest", "count", "error"]].values.tolist() == [[3, 3, 4, wrong.mean()]]
+    plt.close(m.length_plot({"sst": table}))
+
+
 def test_confusion_is_drawn_with_right_answers_on_the_anti_diagonal():
     shares = np.array([[0.9, 0.1, 0.0], [0.2, 0.7, 0.1], [0.0, 0.4, 0.6]])
     figure = m.confusion_plot(shares, ("low", "middle", "high"), caption=paper.confusion_facts())

@@ -11,7 +11,7 @@ import torch
 
 import mtlib
 from mtlib.errors import ConfigurationError
-from mtlib.samplers import Annealed, RoundRobin, Sampler
+from mtlib.samplers import Annealed, Proportional, RoundRobin, Sampler
 from mtlib.study import histories
 from mtlib.study.eval_splits import Dev, task_scores
 
@@ -52,8 +52,17 @@ def test_a_total_that_rises_by_the_mix_alone_does_not_rise_at_a_fixed_mix():
     found = histories.rises(run)
     assert found["rises"] == 3 and found["halvings"] == 1 and found["rises at fixed mix"] == 0
     table = histories.losses(run)
-    assert table["fixed mix"].to_numpy() == pytest.approx(each.mean(axis=1) + 0.01)
+    assert table["fixed mix"].to_numpy() == pytest.approx(each.mean(axis=1))
     assert table["penalty"].to_numpy() == pytest.approx(0.01)
+
+
+def test_a_penalty_of_one_task_alone_does_not_move_the_fixed_mix():
+    # both tasks lose 1 throughout; the first one's penalty of 2 is drawn less and less
+    shares = np.array([0.8, 0.5, 0.2])
+    run = made_up_run(shares=shares, each=np.ones((3, 2)), penalty=2 * shares)
+    table = histories.losses(run)
+    assert table["fixed mix"].tolist() == pytest.approx([1, 1, 1])
+    assert table["penalty"].tolist() == pytest.approx([1.6, 1.0, 0.4])
 
 
 @pytest.fixture(scope="module")
@@ -78,13 +87,13 @@ def test_share_of_the_start_is_the_product_of_the_updates(late, updates):
     penalty = mtlib.Bregman(weight=1.0, decay=0.9, late_decay=late, switch_at=0.3)
     working = penalty.start(torch.nn.Linear(1, 1), updates)
     expected = np.prod([working.decay_at(number) for number in range(updates)])
-    run = fake(penalties=(penalty,), epochs=1, steps_per_epoch=updates)
+    run = fake(penalties=(penalty,), steps=updates)
     assert histories.start_share(run) == pytest.approx(expected)
 
 
 def test_a_run_without_a_teacher_has_no_share_of_the_start():
     with pytest.raises(ConfigurationError, match="Bregman"):
-        histories.start_share(fake(penalties=(mtlib.Bregman(weight=0.0, decay=0.9),), epochs=1, steps_per_epoch=1))
+        histories.start_share(fake(penalties=(mtlib.Bregman(weight=0.0, decay=0.9),), steps=1))
 
 
 def fake(history=None, **settings):
@@ -95,6 +104,7 @@ def test_draws_are_counted_against_the_samplers_probabilities():
     sizes = {"sst": 10, "qqp": 60, "sts": 30}
     counts = pd.DataFrame({"epoch": [1, 2], "draws_sst": [1, 1], "draws_qqp": [4, 2], "draws_sts": [1, 3]})
     shared = {"task_names": ("sst", "qqp", "sts"), "epochs": 2, "steps_per_epoch": 6, "batch_size": 4}
+    shared["step"] = "single"
     even = counts.assign(draws_sst=2, draws_qqp=2, draws_sts=2)
     runs = {
         "round robin": fake(even, sampler=RoundRobin(), **shared),
@@ -115,6 +125,19 @@ def test_draws_are_counted_against_the_samplers_probabilities():
     line = next(line for line in figure.axes[2].get_lines() if line.get_label() == "SST-5")
     assert line.get_ydata()[[0, 4, 9]] == pytest.approx([0.0547, 0.1265, 0.2713], abs=5e-5)
     plt.close(figure)
+
+
+def test_a_joint_run_s_draws_are_the_examples_of_its_parts():
+    # 8 p = .8, 4.8 and 2.4: one, five and two of eight examples in each of six steps
+    sizes = {"sst": 10, "qqp": 60, "sts": 30}
+    shares = {f"draws_{task}": [6 * size / 100] for task, size in sizes.items()}  # what the history of joint steps has
+    settings = {"epochs": 1, "steps_per_epoch": 6, "batch_size": 8, "step": "joint", "task_names": tuple(sizes)}
+    run = fake(pd.DataFrame({"epoch": [1], **shares}), sampler=Proportional(), **settings)
+    shares = histories.draws(run, sizes).set_index("task")["share"]
+    assert shares.to_dict() == {"sst": 1 / 8, "qqp": 5 / 8, "sts": 2 / 8}
+    drawn = histories.drawn({"joint": run}, sizes).set_index("task")
+    assert drawn["batches"].to_dict() == {"qqp": 30 / 8, "sst": 6 / 8, "sts": 12 / 8}
+    assert drawn["passes"].to_dict() == pytest.approx({"qqp": 30 / 60, "sst": 6 / 10, "sts": 12 / 30})
 
 
 def test_what_smart_logged_is_the_logs():

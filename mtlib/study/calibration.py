@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from scipy.optimize import minimize_scalar
 from scipy.special import softmax
 
+from mtlib.errors import DataError
 from mtlib.model import MultitaskModel
 from mtlib.randomness import generator
 from mtlib.study.eval_splits import (
@@ -88,8 +89,13 @@ def scaled(frame: pd.DataFrame, temperature: float) -> pd.DataFrame:
 
 
 def fit_temperature(system: System, task: str, half: ChoosingHalf = CHOOSING) -> float:
-    """The temperature in [0.05, 20] with the least log loss on the choosing half of dev."""
+    """The temperature in [0.05, 20] with the least log loss on the choosing half of dev.
+
+    Raises DataError where that half has no example.
+    """
     frame = require_choosing(half).predictions(system, task)
+    if frame.empty:
+        raise DataError(f"{task}: expected an example in the choosing half of dev to fit a temperature to, found none")
     optimum = minimize_scalar(
         lambda log_t: log_loss(scaled(frame, float(np.exp(log_t)))), bounds=np.log([0.05, 20]), method="bounded"
     )

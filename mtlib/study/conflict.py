@@ -45,9 +45,13 @@ def cosines(run: Run) -> pd.DataFrame:
 
 
 def conflict_table(run: Run) -> pd.DataFrame:
-    """One row a layer, a column a pair of tasks: the share of the logged steps at which they conflict (cosine < 0)."""
+    """One row a layer, a column a pair of tasks: the share of the logged steps at which they conflict (cosine < 0).
+
+    Steps at which a gradient is zero have no cosine and do not count; the share of none is NaN.
+    """
     table = cosines(run)
-    shares = table.assign(conflict=table["cosine"] < 0).groupby(["layer", "pair"], sort=False)["conflict"].mean()
+    conflict = (table["cosine"] < 0).where(table["cosine"].notna()).astype(float)
+    shares = table.assign(conflict=conflict).groupby(["layer", "pair"], sort=False)["conflict"].mean()
     return shares.unstack("pair").loc[table["layer"].unique(), table["pair"].unique()]
 
 
@@ -82,8 +86,9 @@ def conflict_plot(run: Run) -> Figure:
     edges = np.linspace(steps.min() - 0.5, steps.max() + 0.5, min(BINS, len(steps)) + 1)
     middles = (edges[:-1] + edges[1:]) / 2
     table = table.assign(bin=np.digitize(table["step"], edges) - 1)
+    width = PAGE_WIDTH * max(1, len(pairs) / 4)
     figure, places = plt.subplots(
-        2, len(pairs), figsize=(PAGE_WIDTH, 3.4), sharex=True, sharey="row", squeeze=False, height_ratios=[1, 1.1]
+        2, len(pairs), figsize=(width, 3.4), sharex=True, sharey="row", squeeze=False, height_ratios=[1, 1.1]
     )
     limit = max(0.05, table.groupby(["pair", "layer", "bin"])["cosine"].mean().abs().max())
     for column, pair in enumerate(pairs):
@@ -93,7 +98,7 @@ def conflict_plot(run: Run) -> Figure:
         top.axhline(0, color="#777777", linewidth=0.8)
         top.plot(whole["step"], whole["cosine"], ".", color="#BBBBBB", markersize=2.5)
         means = whole.groupby("bin")["cosine"].mean().reindex(range(len(middles)))
-        top.plot(middles, means, color=PALETTE[column], marker=MARKERS[column])
+        top.plot(middles, means, color=PALETTE[column % len(PALETTE)], marker=MARKERS[column % len(MARKERS)])
         top.set_title(" and ".join(title_of(task) for task in pair.split(", ")))
         grid = own[own["layer"] != WHOLE].pivot_table(index="layer", columns="bin", values="cosine", sort=False)
         grid = grid.reindex(index=layers, columns=range(len(middles)))

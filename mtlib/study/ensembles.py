@@ -189,6 +189,7 @@ def average_weights(stored: Sequence[Run | Path | str]) -> MultitaskModel:
     """One model with the mean weights of runs, or of stored models' folders, computed in float64.
 
     A "soup" (Wortsman et al., 2022): it costs what one model costs, and makes sense for runs that share an ancestor.
+    Its probabilities are as they come: temperatures are the members' own, not the mean's.
     Raises CheckpointError when the models' tasks, settings or weights do not fit together, and where a run's model is
     not the one it stored.
     """
@@ -196,8 +197,9 @@ def average_weights(stored: Sequence[Run | Path | str]) -> MultitaskModel:
     paths = [each.path if isinstance(each, Run) else each for each in stored]
     states = [model.state_dict() for model in models]
     for path, model, state in zip(paths, models, states, strict=True):
-        if (model.tasks, model.pooling) != (models[0].tasks, models[0].pooling):
-            raise CheckpointError(f"{path}: its tasks or its pooling differ from those of {paths[0]}")
+        for setting in ("tasks", "pooling", "max_tokens"):
+            if getattr(model, setting) != getattr(models[0], setting):
+                raise CheckpointError(f"{path}: its {setting} differ from those of {paths[0]}")
         shapes, first = ({name: tensor.shape for name, tensor in each.items()} for each in (state, states[0]))
         if strangers := sorted(dict(shapes.items() ^ first.items())):
             raise CheckpointError(
@@ -208,6 +210,7 @@ def average_weights(stored: Sequence[Run | Path | str]) -> MultitaskModel:
         stacked = torch.stack([state[name].double() for state in states])
         means[name] = stacked.mean(dim=0).to(tensor.dtype) if tensor.is_floating_point() else tensor
     models[0].load_state_dict(means)
+    models[0].temperatures = {}
     return models[0]
 
 

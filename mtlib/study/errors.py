@@ -80,14 +80,15 @@ def error_by_length(frame: pd.DataFrame, examples: pd.DataFrame, bins: int = 5) 
     """Mean error by number of words (of both texts of a pair), in `bins` groups of about equal size.
 
     The error is 1 for a wrong class, |label - prediction| for a regression. Columns: shortest, longest (words), count,
-    error, low, high (95 % bootstrap interval).
+    error, low, high (95 % bootstrap interval). Texts of one number of words are one group.
     """
     joined = with_texts(frame, examples)
     words = sum(joined[column].str.split().str.len() for column in ("text_a", "text_b") if column in joined)
     wrong = (joined["label"] - joined["prediction"]).abs()
     error = (wrong > 0).astype(float) if "p0" in joined else wrong
     rows = []
-    for _, group in error.groupby(pd.qcut(words, bins, labels=False, duplicates="drop")):
+    groups = pd.qcut(words, bins, labels=False, duplicates="drop").fillna(0)  # all equal: no edges to cut between
+    for _, group in error.groupby(groups):
         mean, low, high = mean_interval(group)
         lengths = words[group.index]
         row = {"shortest": int(lengths.min()), "longest": int(lengths.max()), "count": len(group)}

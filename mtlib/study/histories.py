@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from mtlib.errors import ConfigurationError
 from mtlib.experiments import Experiment
 from mtlib.objectives.bregman import Bregman
-from mtlib.samplers import Sampler
+from mtlib.samplers import Sampler, apportioned
 from mtlib.study.eval_splits import Stored
 from mtlib.study.plots import (
     COLUMN_WIDTH,
@@ -43,22 +43,30 @@ def probabilities(sampler: Sampler, sizes: Mapping[str, int], epochs: int) -> pd
 
 
 def draws(run: Run, sizes: Mapping[str, int]) -> pd.DataFrame:
-    """`probabilities` of the run's sampler, with the batches it drew of each task and their share of the epoch."""
+    """`probabilities` of the run's sampler, with the batches it drew of each task and their share of the epoch.
+
+    Of joint steps, which have a part of each task, a task's examples are counted in whole batches' worth.
+    """
     experiment, history = cast(Experiment, run.experiment), run.history.set_index("epoch")
     sizes = {task: sizes[task] for task in experiment.task_names}
     table = probabilities(experiment.sampler, sizes, experiment.epochs)
-    batches = [round(history.loc[row.epoch, f"draws_{row.task}"]) for row in table.itertuples()]
-    return table.assign(batches=batches, share=pd.Series(batches) / experiment.steps_per_epoch)
+    if experiment.step == "joint":
+        shares = table["probability"].to_numpy().reshape(experiment.epochs, len(sizes))
+        parts = np.concatenate([apportioned(each, experiment.batch_size) for each in shares])  # examples of a step
+        batches = parts * experiment.steps_per_epoch / experiment.batch_size
+    else:
+        batches = np.array([round(history.loc[row.epoch, f"draws_{row.task}"]) for row in table.itertuples()])
+    return table.assign(batches=batches, share=batches / experiment.steps_per_epoch)
 
 
 def drawn(runs: Mapping[str, Run], sizes: Mapping[str, int]) -> pd.DataFrame:
-    """One row a run and task: batches drawn and expected, and passes over the task's training examples."""
+    """One row a run and task: batches drawn (`draws`) and expected, and passes over the task's training examples."""
     rows = []
     for name, run in runs.items():
         steps, batch, table = run.experiment.steps_per_epoch, run.experiment.batch_size, draws(run, sizes)
         by_task = table.groupby("task")[["batches", "probability"]].sum()
         for task in in_order(run.experiment.task_names):
-            batches, probability = int(by_task.loc[task, "batches"]), by_task.loc[task, "probability"]
+            batches, probability = by_task["batches"][task], by_task["probability"][task]
             counts = {"batches": batches, "expected": float(steps * probability)}
             rows.append({"run": name, "task": task} | counts | {"passes": batches * batch / sizes[task]})
     return pd.DataFrame(rows)
@@ -92,15 +100,16 @@ def losses(run: Run) -> pd.DataFrame:
     """One row an epoch: epoch, total, fixed mix, a column a task, weighted penalty, learning rate.
 
     total: mean training loss of the epoch's steps, penalties included. It moves with the tasks' own losses and also
-    with how often each is drawn; "fixed mix" is the same mean with every epoch's draws in the whole run's proportions
-    (NaN for an epoch that did not draw one of the tasks). A task that was never drawn has a column of NaN.
+    with how often each is drawn; "fixed mix" is the mean of the tasks' losses alone with every epoch's draws in the
+    whole run's proportions (NaN for an epoch that did not draw one of the tasks). Penalties are no part of it, for they
+    are logged as drawn and not by task. A task that was never drawn has a column of NaN.
     """
     history, tasks = run.history, in_order(run.experiment.task_names)
     by_task = history.reindex(columns=[f"train_loss_{task}" for task in tasks]).set_axis(tasks, axis=1)
     counts = history[[f"draws_{task}" for task in tasks]].set_axis(tasks, axis=1)
     shares, overall = counts.div(counts.sum(axis=1), axis=0), counts.sum() / counts.to_numpy().sum()
     penalty = history["train_loss"] - (shares * by_task.fillna(0)).sum(axis=1)
-    fixed = (by_task * overall).sum(axis=1, skipna=False) + penalty
+    fixed = (by_task * overall).sum(axis=1, skipna=False)
     table = pd.DataFrame({"epoch": history["epoch"], "total": history["train_loss"], "fixed mix": fixed})
     return table.join(by_task).assign(penalty=penalty, learning_rate=history["learning_rate"])
 
@@ -108,8 +117,9 @@ def losses(run: Run) -> pd.DataFrame:
 def rises(run: Run) -> dict[str, float]:
     """How often the total loss rose from one epoch to the next, in what streak, and what halving makes of it.
 
-    epochs, rises, longest (consecutive rises), rises at fixed mix (NaN where an epoch did not draw every task),
-    halvings (that the schedule "halve" makes of these losses), most (that so few epochs could have).
+    epochs, rises, longest (consecutive rises), rises at fixed mix (of the tasks' losses without penalties; NaN where an
+    epoch did not draw every task), halvings (that the schedule "halve" makes of these losses), most (that so few epochs
+    could have).
     """
     table = losses(run)
     up, fixed = table["total"].diff() > 0, table["fixed mix"]
@@ -121,9 +131,9 @@ def rises(run: Run) -> dict[str, float]:
 
 
 def loss_plot(runs: Mapping[str, Run]) -> Figure:
-    """Training loss by epoch of several runs: total, total at a fixed mix of tasks, each task's own, penalty."""
+    """Training loss by epoch of several runs: total, the tasks' at a fixed mix, each task's own, penalty."""
     tables = {name: losses(run) for name, run in runs.items()}
-    titles = {"total": "Total, as drawn", "fixed mix": "Total at a fixed mix of tasks"}
+    titles = {"total": "Total, as drawn", "fixed mix": "Tasks at a fixed mix"}
     titles |= {task: title_of(task) for task in in_order(next(iter(runs.values())).experiment.task_names)}
     titles |= {"penalty": "Weighted penalty"}
     figure, places = panels(len(titles), columns=3, height=1.8)
@@ -143,6 +153,7 @@ def loss_plot(runs: Mapping[str, Run]) -> Figure:
 def smart_log(run: Run) -> dict[str, float]:
     """What the run's SMART logged: mean |d|_inf / mean|x|, mean penalty in the first and last epoch, skipped steps.
 
+    Of a joint step a task's part that was skipped counts as its share of the step, p_i; their sum is rounded.
     A run without such a penalty, or with one of weight 0, has none of them; one that skipped every step has the last.
     """
     logged = run.history.reindex(columns=["smart/radius", "smart/penalty", "smart/skipped"])
@@ -160,7 +171,7 @@ def start_share(run: Run) -> float:
     penalty = next((p for p in penalties if isinstance(p, Bregman) and p.weight), None)
     if penalty is None:
         raise ConfigurationError(f"expected a run with a Bregman penalty, found {penalties or 'none'}")
-    updates = run.experiment.epochs * run.experiment.steps_per_epoch
+    updates = run.experiment.steps
     if penalty.late_decay is None:
         return penalty.decay**updates
     early = math.ceil(penalty.switch_at * updates)

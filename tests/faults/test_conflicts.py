@@ -1,5 +1,9 @@
 """The conflict log: what it holds, that it changes nothing, that a killed run's is an uninterrupted one's."""
 
+import itertools
+from types import SimpleNamespace
+
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -118,6 +122,39 @@ def test_fewer_examples_than_tasks_cannot_be_compared():
     with pytest.raises(ConfigurationError, match="at least 3, found 2") as error:
         mtlib.experiment("smoke", batch_size=2, conflicts=10)
     assert error.value.exit_code == 64
+
+
+def test_a_task_alone_has_nothing_to_be_compared_with():
+    with pytest.raises(ConfigurationError, match="conflicts: expected two or more tasks to compare, found sst alone"):
+        mtlib.experiment("smoke", tasks=["sst"], conflicts=10)
+
+
+def made_up_log(tasks, steps=4) -> SimpleNamespace:
+    """A run whose log has gradients of random directions; the first task's are zero at the first step."""
+    rows, random = [], np.random.default_rng(1)
+    for step in range(1, steps + 1):
+        gradients = random.normal(size=(len(tasks), 3))
+        gradients[0] *= step > 1
+        for (i, a), (j, b) in itertools.combinations_with_replacement(enumerate(tasks), 2):
+            product = gradients[i] @ gradients[j]
+            rows += [{"step": step, "layer": layer, "a": a, "b": b, "product": product} for layer in ("x", "all")]
+    frame = pd.DataFrame(rows)
+    return SimpleNamespace(read_frame=lambda *_, **__: frame, experiment=SimpleNamespace(task_names=tuple(tasks)))
+
+
+def test_steps_without_a_cosine_do_not_count_as_no_conflict():
+    run = made_up_log(["sst", "sts"])
+    cosines = conflict.cosines(run).query("layer == 'x'")["cosine"]
+    assert cosines.isna().tolist() == [True, False, False, False]
+    assert conflict.conflict_table(run).loc["x", "sst, sts"] == pytest.approx((cosines < 0).sum() / 3)
+    assert conflict.conflict_table(made_up_log(["sst", "sts"], steps=1)).isna().all(axis=None)
+
+
+def test_ten_pairs_of_five_tasks_are_drawn():
+    tasks = [mtlib.register(mtlib.Task(f"made_up_{n}", "binary", ("a",), "label")).name for n in range(5)]
+    figure = conflict.conflict_plot(made_up_log(tasks))
+    assert len(figure.axes) == 2 * 10 + 1
+    plt.close(figure)
 
 
 def test_cosines_tables_and_figure(surgery):
