@@ -9,9 +9,8 @@ from pydantic import Field, PrivateAttr
 from torch import nn
 
 from mtlib.kinds import Kinded
-from mtlib.objectives.bregman import Decay, put_back, tensors
-
-Count = Annotated[int, Field(ge=1, le=10**6)]
+from mtlib.numbers import Count, Fraction
+from mtlib.objectives.bregman import move, put_back, tensors
 
 
 class Average(Kinded):
@@ -67,24 +66,18 @@ class Ema(Average):
     """
 
     kind: Literal["ema"] = "ema"
-    decay: Decay = 0.99
+    decay: Fraction = 0.99
     every: Count = 10
 
     def decay_at(self, update: int) -> float:
         """decay' of an update, counted from 0."""
         return min(self.decay, (1 + update) / (10 + update))
 
-    @torch.no_grad()
     def after_step(self, model: nn.Module, number: int) -> None:
         """Move the average towards `model`; integer buffers are copied."""
         if (number + 1) % self.every:
             return
-        weight = 1 - self.decay_at(int(self._count))
-        for slow, fast in zip(tensors(self.model()).values(), tensors(model).values(), strict=True):
-            if slow.is_floating_point():
-                slow.lerp_(fast.to(slow.dtype), weight)
-            else:
-                slow.copy_(fast)
+        move(self.model(), model, 1 - self.decay_at(int(self._count)))
         self._count += 1
 
 

@@ -13,6 +13,8 @@ from mtlib.device import Precision
 from mtlib.errors import UnknownKindError
 from mtlib.identity import said, sha256
 from mtlib.kinds import UnknownKind
+from mtlib.numbers import Count, Fraction, NonNegative, Positive, Share
+from mtlib.numbers import Seed as Seed
 from mtlib.objectives import bregman, correlation, freelb, ordinal, rdrop, smart, weighting  # noqa: F401 (known by kind)
 from mtlib.objectives.aggregation import Aggregation, Sum
 from mtlib.objectives.losses import Loss
@@ -28,10 +30,6 @@ NAMING = ("name", "encoder", "encoder_revision", "start_from")
 
 Pooling = Literal["cls", "mean"]
 Schedule = Literal["constant", "linear", "halve"]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1, le=10**9)]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class Optimisation(Strict):
@@ -61,10 +59,10 @@ class Optimisation(Strict):
     steps_per_epoch: Count = 300
     batch_size: Annotated[int, Field(ge=1, le=10**6)] = 16
     learning_rate: Positive = 1e-5
-    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-4
+    weight_decay: NonNegative = 1e-4
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     layer_decay: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 1.0
-    warmup: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.0
+    warmup: Share = 0.0
     schedule: Schedule = "constant"
     clip: Positive = 1.0
     precision: Precision = "auto"
@@ -191,7 +189,7 @@ class Experiment(Optimisation):
     phrases: Fraction = 0.0
     losses: dict[str, SerializeAsAny[Loss]] = {}
     teachers: tuple["Experiment", ...] = ()
-    soft_share: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.5
+    soft_share: Share = 0.5
     temperature: Positive = 2.0
     averages: tuple[SerializeAsAny[Average], ...] = ()
     stored: str = "own"

@@ -12,8 +12,9 @@ from pydantic import BaseModel, Field, ValidationInfo, field_validator
 from mtlib.checking import Strict, checked, nearest
 from mtlib.data.corpus import TITLES
 from mtlib.errors import ConfigurationError
-from mtlib.experiments import Experiment, Positive, Pretraining, Seed
+from mtlib.experiments import Experiment, Pretraining
 from mtlib.extensions import import_modules
+from mtlib.numbers import Positive, Seed
 from mtlib.own_corpus import is_described, tasks_of
 from mtlib.samplers import RoundRobin
 from mtlib.settings import ExperimentSettings, PretrainingSettings, spelt_out

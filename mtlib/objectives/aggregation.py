@@ -8,18 +8,15 @@ get 1 each, as in the plain sum. See docs/joint.md for formulas and sources.
 
 import warnings
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import Field, PrivateAttr
+from pydantic import PrivateAttr
 from torch import Tensor
 
 from mtlib.errors import CheckpointError, ConfigurationError, DivergenceError
 from mtlib.kinds import Kinded
-
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1, le=10**6)]
+from mtlib.numbers import Count, NonNegative, Share
 
 
 class Aggregation(Kinded):

@@ -9,10 +9,9 @@ from pydantic import Field, PrivateAttr
 from torch import nn
 
 from mtlib.errors import CheckpointError
+from mtlib.numbers import Fraction
 from mtlib.objectives.divergences import symmetric_divergence
 from mtlib.objectives.penalty import Penalty, Step
-
-Decay = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 
 
 class Bregman(Penalty):
@@ -29,8 +28,8 @@ class Bregman(Penalty):
     runs_student_again: ClassVar[bool] = False
 
     kind: Literal["bregman"] = "bregman"
-    decay: Decay
-    late_decay: Decay | None = None
+    decay: Fraction
+    late_decay: Fraction | None = None
     switch_at: Annotated[float, Field(gt=0, lt=1)] = 0.1
 
     _teacher: nn.Module | None = PrivateAttr(None)
@@ -65,15 +64,9 @@ class Bregman(Penalty):
             return self.late_decay
         return self.decay
 
-    @torch.no_grad()
     def after_step(self, model: nn.Module, number: int) -> None:
         """Move the teacher towards `model`: parameters and buffers alike, integer buffers are copied."""
-        weight = 1 - self.decay_at(number)
-        for slow, fast in zip(tensors(self._started()).values(), tensors(model).values(), strict=True):
-            if slow.is_floating_point():
-                slow.lerp_(fast.to(slow.dtype), weight)
-            else:
-                slow.copy_(fast)
+        move(self._started(), model, 1 - self.decay_at(number))
 
     def teacher(self) -> nn.Module | None:
         """The teacher, once started."""
@@ -96,6 +89,16 @@ class Bregman(Penalty):
 def tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     """Every parameter and buffer once, by name."""
     return {name: tensor.detach() for name, tensor in (*model.named_parameters(), *model.named_buffers())}
+
+
+@torch.no_grad()
+def move(slow: nn.Module, fast: nn.Module, weight: float) -> None:
+    """slow <- (1 - weight) slow + weight fast, every parameter and buffer, in place; integer buffers are copied."""
+    for own, other in zip(tensors(slow).values(), tensors(fast).values(), strict=True):
+        if own.is_floating_point():
+            own.lerp_(other.to(own.dtype), weight)
+        else:
+            own.copy_(other)
 
 
 @torch.no_grad()

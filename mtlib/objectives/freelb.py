@@ -6,7 +6,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mtlib.objectives.penalty import Dropout, NonNegative, Penalty, Positive, Step
+from mtlib.numbers import NonNegative, Positive
+from mtlib.objectives.penalty import Dropout, Penalty, Step
 
 
 class FreeLB(Penalty):

@@ -1,12 +1,12 @@
 """Task losses by label kind, and others that an experiment may choose; in float32, float64 stays float64."""
 
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 
 from mtlib.kinds import Kinded
+from mtlib.numbers import Share
 
 
 def wide(output: torch.Tensor) -> torch.Tensor:
@@ -49,7 +49,7 @@ class Loss(Kinded):
     label_kind: ClassVar[str]
     by_example: ClassVar[bool] = True
 
-    share: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 1.0
+    share: Share = 1.0
 
     @property
     def label(self) -> str:

@@ -7,19 +7,17 @@ write, `__call__`. A penalty with state of its own (a teacher) makes it in `star
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
-from pydantic import Field
 from torch import nn
 
 from mtlib.kinds import Kinded
+from mtlib.numbers import NonNegative
 from mtlib.objectives.losses import LOSSES
 from mtlib.randomness import torch_generator
 
 Dropout = Literal["off", "shared", "independent"]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 def alone(value: torch.Tensor, how: Literal["sum", "max"]) -> torch.Tensor:

@@ -6,8 +6,9 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from mtlib.numbers import NonNegative, Positive
 from mtlib.objectives.divergences import symmetric_divergence
-from mtlib.objectives.penalty import NonNegative, Penalty, Positive, Step
+from mtlib.objectives.penalty import Penalty, Step
 
 DEFAULTS = {
     "rescaled": {"epsilon": 1e-6, "eta": 1e-3, "sigma": 1e-5},

@@ -6,16 +6,17 @@ equal. A penalty is weighted as the loss of its task is. See docs/joint.md for f
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, PrivateAttr
+from pydantic import PrivateAttr
 from torch import Tensor
 
-from mtlib.objectives.aggregation import Aggregation, NonNegative
+from mtlib.numbers import NonNegative, Positive
+from mtlib.objectives.aggregation import Aggregation
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 MOMENTS = ("exp_avg", "exp_avg_sq")
+"""What torch calls the moments that an Adam keeps of each parameter."""
 
 
 class LossWeighting(Aggregation):

@@ -18,13 +18,12 @@ from mtlib.data.corpus import TITLES, Corpus, Kind, load_corpus
 from mtlib.device import Device
 from mtlib.errors import ConfigurationError, MissingRunError, StorageError
 from mtlib.experiments import Experiment, Optimisation, Pretraining
-from mtlib.metrics import evenness
 from mtlib.model import MultitaskModel
 from mtlib.presets import label, preset, project_root
 from mtlib.settings import ExperimentSettings, PretrainingSettings, spelt_out
 from mtlib.study import plots, statistics, tables
 from mtlib.study.cache import Cache
-from mtlib.study.eval_splits import Dev, Part, ReportingHalf, System, task_scores, tasks_of
+from mtlib.study.eval_splits import Dev, Part, ReportingHalf, System, task_scores
 from mtlib.study.statistics import Systems
 from mtlib.tasks import TASKS
 from mtlib.training.fit import fit
@@ -228,10 +227,7 @@ def _ids(systems: Sequence[System]) -> list[str]:
 
 
 def _scores(run: Run, on: Part) -> dict[str, Any]:
-    tasks = tasks_of(run)
-    scores = task_scores(run, on, tasks)
-    return scores | {
-        "evenness": evenness({task: scores[task] for task in tasks}),
+    return task_scores(run, on) | {
         "trained": tables.trained(**dict(run.experiment)),
         "epoch": run.best_epoch,
         "seconds": run.seconds,

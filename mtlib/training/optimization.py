@@ -5,19 +5,17 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import numpy as np
 import torch
 
 from mtlib.averages import Average
 from mtlib.errors import CheckpointError
+from mtlib.experiments import Schedule
 from mtlib.objectives.aggregation import Aggregation
 from mtlib.objectives.penalty import Penalty
+from mtlib.objectives.weighting import MOMENTS
 
-Schedule = Literal["constant", "linear", "halve"]
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
 LAYER = re.compile(r"\blayers?\.(\d+)\.")
 PART = re.compile(r"(?:.*?\blayers?\.\d+|heads\.\w+|[^.]+(?:\.[^.]+)?)(?=\.)")
 SHOWN = 6

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from pydantic import Field, model_validator
 
 from mtlib.checking import Strict, checked, nearest, shortened
-from mtlib.experiments import Experiment, Seed
+from mtlib.experiments import Experiment
+from mtlib.numbers import Seed
 from mtlib.presets import dotted, preset
 from mtlib.study.plots import PAGE_WIDTH, colour_of, title_of, use_style
 from mtlib.tasks import TASKS, in_order
