@@ -13,8 +13,7 @@ from mtlib.device import Precision
 from mtlib.errors import UnknownKindError
 from mtlib.identity import said, sha256
 from mtlib.kinds import UnknownKind
-from mtlib.numbers import Count, Fraction, NonNegative, Positive, Share
-from mtlib.numbers import Seed as Seed
+from mtlib.numbers import Count, Fraction, NonNegative, Positive, Seed, Share
 from mtlib.objectives import bregman, correlation, freelb, ordinal, rdrop, smart, weighting  # noqa: F401 (known by kind)
 from mtlib.objectives.aggregation import Aggregation, Sum
 from mtlib.objectives.losses import Loss

@@ -24,7 +24,7 @@ from mtlib.data.frames import SHARES, complete, labelled_frame, own_task
 from mtlib.data.plain import Plain, read_plain
 from mtlib.data.tsv import Fault, raise_faults
 from mtlib.errors import ConfigurationError, DataError
-from mtlib.experiments import Seed
+from mtlib.numbers import Seed
 from mtlib.tasks import Kind, Task
 from mtlib.yaml_files import read_yaml
 

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mtlib.study.plots import MARKERS, PAGE_WIDTH, PALETTE, title_of, use_style
+from mtlib.study.plots import PAGE_WIDTH, title_of, use_style
 from mtlib.study.statistics import mean_interval
 from mtlib.tasks import in_order
 from mtlib.training.conflicts import WHOLE, read
@@ -96,9 +96,9 @@ def conflict_plot(run: Run) -> Figure:
         whole = own[own["layer"] == WHOLE]
         top, below = places[:, column]
         top.axhline(0, color="#777777", linewidth=0.8)
-        top.plot(whole["step"], whole["cosine"], ".", color="#BBBBBB", markersize=2.5)
+        top.plot(whole["step"], whole["cosine"], ".", color="#AAAAAA", markersize=3.5, label="one logged step")
         means = whole.groupby("bin")["cosine"].mean().reindex(range(len(middles)))
-        top.plot(middles, means, color=PALETTE[column % len(PALETTE)], marker=MARKERS[column % len(MARKERS)])
+        top.plot(middles, means, color="#333333", linewidth=1.2, label="mean of neighbouring steps")
         top.set_title(" and ".join(title_of(task) for task in pair.split(", ")))
         grid = own[own["layer"] != WHOLE].pivot_table(index="layer", columns="bin", values="cosine", sort=False)
         grid = grid.reindex(index=layers, columns=range(len(middles)))
@@ -108,5 +108,6 @@ def conflict_plot(run: Run) -> Figure:
         below.set_xlabel("step")
         below.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     places[0, 0].set_ylabel("cosine, whole encoder")
+    figure.legend(*places[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
     figure.colorbar(shown, ax=places[1].tolist(), label="cosine", pad=0.01)
     return figure
