@@ -129,6 +129,38 @@ def test_runs_that_are_there_stay_and_one_that_was_begun_is_not_replaced(trained
     assert not (tmp_path / "no.tar.xz").exists()
 
 
+def test_a_run_that_finished_before_files_were_sealed_is_read_and_not_packed(run, tmp_path):
+    old = mtlib.Run(shutil.copytree(run.path, tmp_path / "runs" / run.id))
+    about = old.read("status.json")
+    old.write_json("status.json", {key: value for key, value in about.items() if key not in ("files", "seal")})
+    assert old.sealed == {} and old.scores == run.scores and old.model().tasks
+    result = CliRunner().invoke(app, ["pack", str(tmp_path / "no.tar.xz"), "--results", str(tmp_path)])
+    assert result.exit_code == 66 and "finished before files were sealed cannot be packed; remove it" in result.output
+    for files in (None, 3, ["config.json"], {"config.json": 3}):
+        old.write_json("status.json", about | {"files": files})
+        for asked in (["evaluate", run.id], ["pack", str(tmp_path / "no.tar.xz")]):
+            result = CliRunner().invoke(app, [*asked, "--results", str(tmp_path)])
+            assert result.exit_code == 66, result.exception
+            assert "status.json: files: expected the SHA-256 of files by their names, found" in result.output
+    assert not (tmp_path / "no.tar.xz").exists()
+
+
+def test_no_runs_make_no_bundle_and_leave_the_one_that_is_there(bundle, tmp_path):
+    path = shutil.copy(bundle, tmp_path)
+    result = CliRunner().invoke(app, ["pack", str(path), "--results", str(tmp_path / "typo")])
+    assert result.exit_code == 64 and "expected finished runs to pack, found none; --results says" in result.output
+    assert Path(path).read_bytes() == bundle.read_bytes()
+
+
+def test_a_run_of_the_longest_name_is_unpacked_into_what_is_left_of_it(corpus, tmp_path):
+    run = mtlib.fit(mtlib.experiment("smoke", name="x" * 100, **SHORT), corpus, tmp_path / "a", progress="none")
+    path, place = pack([run], tmp_path / "one.tar.xz"), tmp_path / "b" / "runs" / run.id
+    shutil.copytree(run.path, place)
+    (place / "config.json").unlink()
+    (found,) = unpack(path, corpus, tmp_path / "b")
+    assert found.id == run.id and found.scores == run.scores and not has_weights(found)
+
+
 def test_another_corpus_is_refused(bundle, tmp_path):
     with pytest.raises(CheckpointError, match="trained on another corpus: expected SHA-256"):
         unpack(bundle, made_up_corpus(rows=62), tmp_path)
@@ -151,6 +183,10 @@ def test_a_run_of_a_part_of_the_corpus_finds_its_part(corpus, tmp_path):
     assert found.scores == one.scores
 
 
+FILES_AS_LIST = b"""{"status": "complete", "pid": 1, "files": ["config.json", "history.csv", "scores.json",
+"predictions/dev-sst.csv", "predictions/dev-qqp.csv", "predictions/dev-sts.csv"]}"""
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -160,6 +196,11 @@ def test_a_run_of_a_part_of_the_corpus_finds_its_part(corpus, tmp_path):
         {"status.json": b"[]"},
         {"status.json": b'{"status": "running", "files": {}}'},
         {"config.json": b"\xff"},
+        {"environment.json": b"\xff"},
+        {"environment.json": b"[]"},
+        {"status.json": b'{"status": "complete", "pid": 1}'},
+        {"status.json": b'{"status": "complete", "pid": 1, "files": null}'},
+        {"status.json": FILES_AS_LIST},
     ],
     ids=lambda change: f"{next(iter(change))} {next(iter(change.values()))!r:.20}",
 )

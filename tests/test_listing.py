@@ -1,6 +1,7 @@
 """The table of runs, as `mtlib runs` shows it; and `mtlib rm`."""
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import pandas as pd
@@ -99,6 +100,27 @@ def test_a_run_is_removed_with_its_mark_unless_it_runs_or_others_start_from_it(c
     with pytest.raises(LockedError, match="--force"):
         listing.remove(store, parent)
     assert listing.remove(store, parent, force=True) > 0 and not store.all()
+
+
+def test_what_is_left_of_a_removed_run_is_new_and_trained_from_its_start(corpus, tmp_path):
+    """As earlier versions left it when they were killed: without config.json, and perhaps more."""
+    experiment = mtlib.experiment("smoke", **SHORT)
+    run = mtlib.fit(experiment, corpus, tmp_path, progress="none")
+    expected = run.scores
+    for gone in ("scores.json", "model", "environment.json"):
+        place = run.path / gone
+        shutil.rmtree(place) if place.is_dir() else place.unlink()
+        (run.path / "config.json").unlink()
+        (run.path / "checkpoints" / "step-00000001").mkdir(parents=True)
+        assert run.status == "new" and not mtlib.RunStore(tmp_path).all()
+        mtlib.fit(experiment, corpus, tmp_path, progress="none")
+        assert run.complete and run.scores == expected and run.model().tasks
+
+
+def test_a_run_of_the_longest_name_is_found_by_its_id(results):
+    store = mtlib.RunStore(results)
+    run = store.find("x" * 100)
+    assert store.find(run.id).path == run.path and len(run.id) == 109
 
 
 def test_a_parent_of_a_run_with_teachers_is_not_removed(corpus, tmp_path):

@@ -105,13 +105,18 @@ def main(
 
 
 def found_run(reference: str, results: Path, finished: bool = True) -> "Run":
-    """The run of that id, name or folder."""
+    """The run of that id, name or folder.
+
+    Raises CheckpointError for a folder that is no run's or, if it has to be finished, a run that is not; what
+    `RunStore.find` raises.
+    """
     import mtlib
     from mtlib.errors import CheckpointError
 
     folder, store = Path(reference), mtlib.RunStore(results)
     if os.path.isfile(folder / "config.json"):
-        run = mtlib.Run(folder)
+        run = mtlib.Run(folder if folder.is_symlink() else folder.resolve())
+        run.expect_own()
         if finished and not run.complete:
             raise CheckpointError(f"{run.path}: expected a finished run, found status {run.status!r}")
         return run

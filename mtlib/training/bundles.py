@@ -13,9 +13,13 @@ from pathlib import Path
 import pandas as pd
 
 from mtlib.data.corpus import Corpus
-from mtlib.errors import CheckpointError
-from mtlib.training.files import encode_json, inside, make_folder, safe_name, storage, write_atomic
-from mtlib.training.runs import STATUS, Run, RunStore
+from mtlib.errors import CheckpointError, ConfigurationError
+from mtlib.training.files import LONGEST_ID, encode_json, inside, make_folder, safe_name, storage, write_atomic
+from mtlib.training.runs import Run, RunStore
+from mtlib.training.sealed import STATUS, sealed_files
+
+ALWAYS = {"config.json", "history.csv", "scores.json"}
+"""What the status of every finished run seals."""
 
 BESIDE = ("environment.json", STATUS)
 """Files of a bundled run that its status does not seal."""
@@ -36,9 +40,12 @@ def pack(runs: Iterable[Run], path: Path | str) -> Path:
     Nor does it say on which machine, and in which folder, they were trained.
 
     Like files of different runs lie side by side, so that ids, which are the same in all, take room once.
-    Raises CheckpointError for a run that is not finished, or whose files changed since it was.
+    Raises ConfigurationError for no runs; CheckpointError for one that is not finished, whose files changed since it
+    was, or that finished before files were sealed.
     """
     found = {run.id: _stored(run) for run in runs}
+    if not found:
+        raise ConfigurationError(f"{path}: expected finished runs to pack, found none; --results says where they are")
     members = sorted((name, run) for run, files in found.items() for name in files)
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:xz", preset=9) as archive:
@@ -91,8 +98,14 @@ def has_weights(run: Run) -> bool:
 def _stored(run: Run) -> Files:
     if not run.complete:
         raise CheckpointError(f"{run.path}: expected a finished run, found status {run.status!r}")
+    if not ALWAYS <= run.sealed.keys():
+        missing = ", ".join(sorted(ALWAYS - run.sealed.keys()))
+        raise CheckpointError(
+            f"{run.path / STATUS}: files: expected the SHA-256 of what is packed, found none of {missing}: a run that "
+            "finished before files were sealed cannot be packed; remove it and train it again"
+        )
     with storage("read", run.path):
-        files = {name: run.file(name) for name in (*BESIDE, *run.read(STATUS)["files"])}
+        files = {name: run.file(name) for name in (*BESIDE, *run.sealed)}
     files = {name: _without_labels(data) if "/" in name else data for name, data in files.items()}
     return _at(files, source="", host="")
 
@@ -117,7 +130,7 @@ def _read(path: Path) -> dict[str, Files]:
                 if not (member.isfile() and member.size <= LARGEST and (name in BESIDE or SEALED.fullmatch(name))):
                     raise CheckpointError(f"{path}: {member.name[:200]!r}: not a file of a bundled run")
                 content = archive.extractfile(member)
-                found.setdefault(safe_name(run), {})[name] = content.read() if content else b""
+                found.setdefault(safe_name(run, LONGEST_ID), {})[name] = content.read() if content else b""
     except (tarfile.TarError, lzma.LZMAError, EOFError, ValueError) as error:
         raise CheckpointError(f"{path}: expected runs as `mtlib pack` writes them ({error})") from error
     return found
@@ -126,10 +139,11 @@ def _read(path: Path) -> dict[str, Files]:
 def _restored(name: str, files: Files, corpus: Corpus) -> Files:
     """A run's files as they were stored, predictions with their labels, and with this machine and corpus' folder."""
     try:
-        config, status = (json.loads(files[each]) for each in ("config.json", STATUS))
-        identity, sealed, fingerprint = config["identity"], status["files"], config["corpus"]["fingerprint"]
+        config, status, environment = (json.loads(files[each]) for each in ("config.json", STATUS, "environment.json"))
+        identity, sealed, fingerprint = config["identity"], sealed_files(status, name), config["corpus"]["fingerprint"]
         tasks = [str(task) for task in config["corpus"]["tasks"]]
         whole = status["status"] == "complete" and {*sealed, *BESIDE} == {*files} and name.endswith(identity[:8])
+        whole = whole and isinstance(status["pid"], int) and isinstance(environment, dict)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{name}: expected the files of a finished run ({error!r})") from error
     if not whole:
@@ -149,6 +163,7 @@ def _expect_not_begun(run: Run) -> None:
 def _added(run: Run, files: Files) -> Run:
     with run.lock():
         _expect_not_begun(run)
+        run.sweep()
         for each in [] if run.complete else sorted(files, key=lambda each: (each == STATUS, each)):
             place = inside(run.path.parent, run.path / each)
             with storage("create", place.parent):

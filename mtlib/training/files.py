@@ -6,7 +6,7 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,14 @@ from mtlib.errors import CheckpointError, ConfigurationError, LockedError, Stora
 
 _TEMPORARY = re.compile(r"\.tmp-([0-9]{1,9})-.*", re.DOTALL)
 _OS_ERROR = re.compile(r"\(os error ([0-9]{1,5})\)")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
+
+LONGEST_NAME = 100
+"""Characters of a run's name."""
+
+LONGEST_ID = LONGEST_NAME + 9
+"""Characters of a run's id: its name, a hyphen and eight digits."""
 
 RUN_FILES = ("config.json", "status.json")
 """What every run's folder has."""
@@ -104,18 +110,25 @@ def sweep(folder: str | os.PathLike) -> None:
         for path in folder.iterdir():
             match = _TEMPORARY.fullmatch(path.name)
             if match and (int(match[1]) == os.getpid() or not lives(int(match[1]))):
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+                remove_all([path])
 
 
-def safe_name(name: str) -> str:
+def remove_all(paths: Iterable[Path]) -> None:
+    """Remove files, folders with all that is in them, and links, which are not followed. Raises OSError."""
+    for path in paths:
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def safe_name(name: str, longest: int = LONGEST_NAME) -> str:
     """`name`, if it is a valid folder name on every system and cannot lead out of its parent.
 
-    That is 1 to 100 of the characters A-Z a-z 0-9 . _ - beginning with a letter or a digit, no full stop last, and no
-    name of a Windows device. Raises ConfigurationError.
+    That is 1 to `longest` of the characters A-Z a-z 0-9 . _ - beginning with a letter or a digit, no full stop last,
+    and no name of a Windows device. Raises ConfigurationError.
     """
-    if not (isinstance(name, str) and _NAME.fullmatch(name)) or name.endswith(".") or _DEVICES.fullmatch(name):
+    fits = isinstance(name, str) and len(name) <= longest and _NAME.fullmatch(name)
+    if not fits or name.endswith(".") or _DEVICES.fullmatch(name):
         raise ConfigurationError(
-            f"run name {str(name)[:120]!r}: expected 1 to 100 letters, digits, '.', '_' or '-', beginning with a "
+            f"run name {str(name)[:120]!r}: expected 1 to {longest} letters, digits, '.', '_' or '-', beginning with a "
             "letter or digit, not ending with '.', and no device name such as CON"
         )
     return name

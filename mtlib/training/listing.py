@@ -1,5 +1,6 @@
 """The runs of a store as a table, filtered and sorted; and a run removed."""
 
+import os
 import re
 import shutil
 from collections.abc import Iterable, Mapping
@@ -13,7 +14,7 @@ from mtlib.errors import ConfigurationError, LockedError, MtlibError, UnknownKin
 from mtlib.experiments import Optimisation
 from mtlib.identity import said
 from mtlib.tasks import in_order
-from mtlib.training.files import storage
+from mtlib.training.files import storage, sync_folder
 from mtlib.training.runs import Run, RunStore
 
 ALWAYS = ["run", "status", "corpus", "encoder", "seed", "steps", "seconds"]
@@ -50,9 +51,15 @@ def table(store: RunStore, sort: str = "", where: Iterable[tuple[str, str]] = ()
 def remove(store: RunStore, run: Run, force: bool = False) -> int:
     """Delete a run's folder and what says that it is done, and return the bytes that this frees.
 
-    Raises LockedError while a process trains it, and unless `force` for one that is called running, as on another
-    machine; ConfigurationError, unless `force`, for one that others start from or are taught by.
+    The folder is moved aside first, so that a removal that is killed leaves no run that looks finished: what it leaves
+    goes when the next run begins.
+    Raises CheckpointError for a folder that is no run's; LockedError while a process trains it, and unless `force` for
+    one that is called running, as on another machine; ConfigurationError for a link and, unless `force`, for one that
+    others start from or are taught by.
     """
+    if run.path.is_symlink():
+        raise ConfigurationError(f"{run.path}: expected a run's own folder, found a link to {run.path.resolve()}")
+    run.expect_own()
     if run.status == "running" and not force:
         raise LockedError(f"{run.id}: running; if no process trains it any more, --force removes it")
     if not force and (heirs := [other.id for other in store.all() if _needs(other, run)]):
@@ -62,11 +69,13 @@ def remove(store: RunStore, run: Run, force: bool = False) -> int:
     with run.lock():
         freed = sum(path.lstat().st_size for path in run.path.rglob("*") if not path.is_dir())
         with storage("remove", run.path):
-            (run.path / "config.json").unlink()  # without it, the folder is no run any more
-            shutil.rmtree(run.path)
             for mark in store.folder.parent.glob("plans/*/*.done"):
-                if f'"{run.id}"' in mark.read_text():
+                if f'"{run.id}"'.encode() in mark.read_bytes():
                     mark.unlink()
+            doomed = run.path.with_name(f".tmp-{os.getpid()}-{run.id}")
+            run.path.rename(doomed)
+            sync_folder(run.path.parent)
+            shutil.rmtree(doomed)
     return freed
 
 

@@ -1,13 +1,11 @@
 """The run store: one folder per run, identified by what was trained."""
 
-import hashlib
-import io
-import json
 import os
 import shutil
 import time
 import warnings
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,40 +13,37 @@ import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
 from mtlib.data.cached import file_sha256
-from mtlib.errors import CheckpointError, ConfigurationError
+from mtlib.errors import CheckpointError, ConfigurationError, StorageError
 from mtlib.experiments import FORMAT, Optimisation, read_experiment
 from mtlib.tasks import TASKS, Task, learn
 from mtlib.training.checkpoints import CheckpointStore
 from mtlib.training.files import (
+    LONGEST_ID,
     RunLock,
     inside,
     is_gone,
     make_folder,
+    remove_all,
     safe_name,
     storage,
     sweep,
     sync_folder,
     sync_tree,
     this_process,
-    write_atomic,
-    write_json,
 )
+from mtlib.training.sealed import STATUS, SealedFiles
 
 if TYPE_CHECKING:
     from mtlib.model import MultitaskModel
     from mtlib.training.replay import Replayed
 
-STATUS = "status.json"
 CARD = "model/README.md"
 STATUSES = ("running", "interrupted", "failed", "complete")
 STORED_TASKS = TypeAdapter(tuple[Task, ...])
 
 
-class Run:
+class Run(SealedFiles):
     """One training run's folder. What it returns is read from the files each time."""
-
-    def __init__(self, path: Path | str):
-        self.path = Path(path)
 
     def __repr__(self) -> str:
         return f"Run({self.path.name}, {self.status})"
@@ -58,55 +53,35 @@ class Run:
         """<name>-<hash8>, the folder's name."""
         return self.path.name
 
-    def read(self, name: str) -> dict:
-        """A JSON file of the run; raises CheckpointError when it is missing or damaged."""
-        try:
-            content = json.loads(self.file(name))
-        except (OSError, ValueError, RecursionError) as error:
-            raise CheckpointError(f"{self.path / name}: expected the JSON of a run ({error})") from error
-        if not isinstance(content, dict):
-            raise CheckpointError(f"{self.path / name}: expected a JSON object, found {type(content).__name__}")
-        return content
-
-    def read_frame(self, name: str, **options: Any) -> pd.DataFrame:
-        """A table of the run; raises CheckpointError when it is missing, cut off or otherwise damaged."""
-        try:
-            data = self.file(name)
-        except OSError as error:
-            raise CheckpointError(f"{self.path / name}: expected a table of a run ({error})") from error
-        if not data.endswith(b"\n"):
-            raise CheckpointError(f"{self.path / name}: expected whole lines, found the last one cut off")
-        try:
-            return pd.read_csv(io.BytesIO(data), **options)
-        except (ValueError, pd.errors.ParserError) as error:
-            raise CheckpointError(f"{self.path / name}: expected a table of a run ({error})") from error
-
-    def _entry(self, name: str, key: str) -> Any:
-        content = self.read(name)
-        if key not in content:
-            raise CheckpointError(f"{self.path / name}: expected the key {key!r}, found {sorted(content)[:20]}")
-        return content[key]
-
-    def file(self, name: str) -> bytes:
-        """Content of a file; a finished run's has to have the SHA-256 in status.json, or CheckpointError is raised."""
-        data = (self.path / name).read_bytes()
-        sealed = {} if name == STATUS or not (self.path / STATUS).is_file() else self.read(STATUS).get("files", {})
-        if name in sealed and (digest := hashlib.sha256(data).hexdigest()) != sealed[name]:
-            raise CheckpointError(
-                f"{self.path / name}: changed since the run finished: expected SHA-256 {sealed[name]}, found {digest}"
-            )
-        return data
-
     @property
     def status(self) -> str:
-        """ "new", "running", "interrupted", "failed" or "complete"; running in a dead process means interrupted."""
-        if not (self.path / STATUS).is_file():
+        """ "new", "running", "interrupted", "failed" or "complete"; running in a dead process means interrupted.
+
+        New is what lacks a status or a configuration, such as what is left of a run whose removal was killed.
+        """
+        if not (_is_run(self.path) and (self.path / STATUS).is_file()):
             return "new"
         about = self.read(STATUS)
         status = about.get("status")
         if status not in STATUSES or not isinstance(about.get("pid"), int):
             raise CheckpointError(f"{self.path / STATUS}: expected a status of {', '.join(STATUSES)} and a process id")
         return "interrupted" if status == "running" and is_gone(about) else status
+
+    def expect_own(self) -> None:
+        """Raise CheckpointError where the folder is no run's, such as an encoder's, whose config.json is another one.
+
+        A run's configuration says what was trained; a damaged one is a run's where mtlib's status stands beside it.
+        """
+        try:
+            content = self.read("config.json")
+        except CheckpointError:
+            if self.status == "new":
+                raise
+            return
+        if not {"identity", "experiment"} <= content.keys():
+            found = ", ".join(sorted(content)[:8]) or "none"
+            expected = "expected a run, whose config.json has the keys identity and experiment"
+            raise CheckpointError(f"{self.path}: {expected}, found {found}")
 
     @property
     def complete(self) -> bool:
@@ -116,7 +91,7 @@ class Run:
     @property
     def identity(self) -> str:
         """SHA-256 of what was trained."""
-        return self._entry("config.json", "identity")
+        return self.entry("config.json", "identity")
 
     @property
     def experiment(self) -> Optimisation:
@@ -128,7 +103,7 @@ class Run:
         if (version := self.read("config.json").get("format", 1)) != FORMAT:
             raise CheckpointError(f"{self.path / 'config.json'}: expected format {FORMAT}, found {version!r}")
         self._learn_tasks()
-        return read_experiment(self._entry("config.json", "experiment"), str(self.path / "config.json"))
+        return read_experiment(self.entry("config.json", "experiment"), str(self.path / "config.json"))
 
     def _learn_tasks(self) -> None:
         try:
@@ -142,7 +117,7 @@ class Run:
     @property
     def corpus(self) -> dict[str, str]:
         """Name, title and fingerprint of the corpus."""
-        return self._entry("config.json", "corpus")
+        return self.entry("config.json", "corpus")
 
     @property
     def scores(self) -> dict[str, float]:
@@ -150,17 +125,17 @@ class Run:
 
         The stored model is that of the epoch with the best mean on the choosing half of dev.
         """
-        return self._entry("scores.json", "chosen")
+        return self.entry("scores.json", "chosen")
 
     @property
     def last_scores(self) -> dict[str, float]:
         """Scores on all of dev after the last epoch."""
-        return self._entry("scores.json", "last")
+        return self.entry("scores.json", "last")
 
     @property
     def best_epoch(self) -> int:
         """The epoch (from 1) whose model is stored."""
-        return self._entry("scores.json", "epoch")
+        return self.entry("scores.json", "epoch")
 
     @property
     def history(self) -> pd.DataFrame:
@@ -170,7 +145,7 @@ class Run:
     @property
     def seconds(self) -> float:
         """Training time, evaluation included, over all sessions of the run."""
-        return self._entry("scores.json", "seconds")
+        return self.entry("scores.json", "seconds")
 
     def predictions(self, split: str, task: str) -> pd.DataFrame:
         """Stored predictions: id, label where known, prediction, and p0, p1, ... for classes.
@@ -215,7 +190,13 @@ class Run:
         shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
 
     def sweep(self) -> None:
-        """Remove what a killed process left half done; a model that it was about to replace is put back."""
+        """Remove what a killed process left half done; a model that it was about to replace is put back.
+
+        Without a configuration the folder is no run, and all that lies in it, but for the lock, is such a leftover.
+        """
+        if not _is_run(self.path):
+            with storage("sweep", self.path):
+                remove_all([path for path in self.path.iterdir() if not path.name.startswith("lock")])
         for folder in (self.path, self.path / "predictions"):
             if folder == self.path and not (self.path / "model").exists():
                 for old in self.path.glob(".tmp-*-model-old"):
@@ -244,17 +225,6 @@ class Run:
         self.set_status("complete", step=step, files=files, seal=seal)
         self.forget_checkpoints()
 
-    def write_json(self, name: str, value: dict) -> None:
-        """Write a JSON file of the run, atomically."""
-        write_json(self.path / name, value)
-
-    def write_frame(self, name: str, frame: pd.DataFrame) -> None:
-        """Write a table as CSV, atomically; floats read back to the same bits."""
-        path = self.path / name
-        with storage("create", path.parent):
-            make_folder(path.parent)
-        write_atomic(path, frame.to_csv(index=False, lineterminator="\n").encode())
-
     def write_model(self, model: "MultitaskModel") -> str:
         """Replace the stored model; its seal. A crash leaves the old, the new, or for an instant none, never half."""
         new, old = self.path / f".tmp-{os.getpid()}-model", self.path / f".tmp-{os.getpid()}-model-old"
@@ -279,7 +249,7 @@ class RunStore:
     def open(self, name: str, identity: str) -> Run:
         """The run of this identity, whatever its name, or the place for a new one called `name`."""
         with storage("read", self.folder):
-            folders = sorted(self.folder.glob(f"*-{identity[:8]}"))
+            folders = sorted(self.folder.glob(f"[!.]*-{identity[:8]}"))
         for path in folders:
             run = Run(inside(self.folder, path))
             if (path / "config.json").is_file() and run.identity != identity:
@@ -292,7 +262,7 @@ class RunStore:
 
         Raises ConfigurationError when there is none or more than one.
         """
-        safe_name(reference)
+        safe_name(reference, LONGEST_ID)
         matches = [run for run in self.all() if _named(run, reference)]
         if len(matches) > 1:
             raise ConfigurationError(f"run {reference!r}: so are called: {', '.join(run.id for run in matches)}")
@@ -310,19 +280,28 @@ class RunStore:
         return run
 
     def all(self) -> list[Run]:
-        """All runs, sorted by id; a link out of the store is left out with a warning, for it hides no other run."""
+        """All runs, sorted by id; a link out of the store, or to another run of it, is left out with a warning."""
         with storage("read", self.folder):
             try:
                 names = sorted(os.listdir(self.folder))
             except FileNotFoundError:
                 names = []
-        runs = []
-        for path in (self.folder / name for name in names if _is_run(self.folder / name)):
+        paths = [self.folder / name for name in names if not name.startswith(".") and _is_run(self.folder / name)]
+        runs: dict[Path, Run] = {}
+        for path in sorted(paths, key=os.path.islink):  # links last, for what they lead to may be there itself
             try:
-                runs.append(Run(inside(self.folder, path)))
+                real = inside(self.folder, path)
+                if real in runs:
+                    raise CheckpointError(f"{path}: expected a run's own folder, found a link to {real}")
+                runs[real] = Run(real)
             except CheckpointError as error:
                 warnings.warn(f"left out: {error}", stacklevel=2)
-        return runs
+        return sorted(runs.values(), key=lambda run: run.id)
+
+    def sweep(self) -> None:
+        """Remove what is left of runs whose removal was killed, where that may be removed."""
+        with suppress(StorageError):
+            sweep(self.folder)
 
     def table(self, sort: str = "", where: Iterable[tuple[str, str]] = ()) -> pd.DataFrame:
         """One row a run, filtered and sorted: see `mtlib.training.listing.table`."""

@@ -71,6 +71,7 @@ class Start:
         with storage("create", self.store.folder):
             make_folder(self.store.folder)
             with FileLock(self.store.folder / ".lock"):
+                self.store.sweep()
                 run = self.run()
                 make_folder(run.path)
         return run

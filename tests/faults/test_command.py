@@ -1,6 +1,7 @@
 """The command where a folder, a link or a stream of its surroundings is not what it should be."""
 
 import os
+import shutil
 
 import pytest
 from store_helpers import snapshot
@@ -38,6 +39,56 @@ def test_a_run_that_is_a_link_out_of_the_store_hides_no_other(run, tmp_path):
         assert [each.id for each in RunStore(tmp_path).all()] == [run.id]
     code, text = command("rm", "away-00000000", "--results", tmp_path)
     assert code == 64 and (runs / "away-00000000").is_symlink() and run.path.is_dir()
+
+
+def test_a_link_to_another_run_of_the_store_hides_no_run(run, tmp_path):
+    kept = tmp_path / "runs" / "kept"
+    shutil.copytree(run.path, kept / run.id)
+    (tmp_path / "runs" / f"a{run.id}").symlink_to(kept / run.id)  # the only way there
+    assert [each.id for each in RunStore(tmp_path).all()] == [run.id]
+    (tmp_path / "runs" / "b-00000000").symlink_to(f"a{run.id}")
+    with pytest.warns(UserWarning, match="left out: .*b-00000000: expected a run's own folder, found a link to"):
+        assert RunStore(tmp_path).find(run.id).path == kept / run.id
+
+
+@pytest.mark.parametrize("place", ["elsewhere", "runs/again-00000000"])
+def test_a_run_is_not_removed_through_a_link(run, tmp_path, place):
+    kept = tmp_path / "runs" / run.id
+    shutil.copytree(run.path, kept)
+    (tmp_path / place).symlink_to(kept)
+    before = snapshot(tmp_path)
+    code, text = command("rm", tmp_path / place, "--results", tmp_path)
+    assert code == 64 and f"expected a run's own folder, found a link to {kept}" in text
+    assert snapshot(tmp_path) == before and (tmp_path / place).is_symlink()
+    code, text = command("rm", kept / "predictions" / "..")
+    assert code == 0 and f"{run.id}: removed" in text and not kept.exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["rm"], ["rm", "--force"], ["evaluate"], ["card"], ["train", "--resume"], ["export", "--onnx"]],
+    ids=str,
+)
+def test_a_folder_that_is_no_run_is_refused_and_stays_as_it_is(run, tmp_path, arguments):
+    shutil.copytree(run.path / "model", tmp_path / "runs" / "mine")
+    (tmp_path / "runs" / "mine" / "notes.txt").write_text("years of work")
+    before, model = snapshot(tmp_path), snapshot(run.path)
+    for folder in (tmp_path / "runs" / "mine", run.path / "model"):
+        code, text = command(*arguments, folder, "--results", tmp_path)
+        assert code == 66 and text.count("\n") == 1
+        assert f"{folder}: expected a run, whose config.json has the keys identity and experiment, found" in text
+    if arguments[0] == "rm":
+        code, text = command(*arguments, "mine", "--results", tmp_path)
+        assert code == 66 and "expected a run" in text
+    assert snapshot(tmp_path) == before and snapshot(run.path) == model
+
+
+def test_a_run_with_a_damaged_configuration_is_removed_by_its_id(run, tmp_path):
+    kept = tmp_path / "runs" / run.id
+    shutil.copytree(run.path, kept)
+    (kept / "config.json").write_text("{")
+    code, _ = command("rm", run.id, "--results", tmp_path)
+    assert code == 0 and not kept.exists()
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")

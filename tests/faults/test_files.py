@@ -39,6 +39,8 @@ def test_any_status_is_read(about):
 def test_a_run_is_interrupted_when_another_process_has_the_number(tmp_path):
     run = Run(tmp_path)
     run.set_status("running", step=3)
+    assert run.status == "new", "without a configuration the folder is no run"
+    run.write_json("config.json", {})
     assert run.status == "running"
     run.write_json("status.json", run.read("status.json") | {"pid": 1})
     assert run.status == "interrupted"
@@ -104,6 +106,13 @@ def test_message_of_an_unsafe_run_name():
 @pytest.mark.parametrize("name", ["a", "Z", "7", "tour-smart_15.0", "x" * 100, "console", "con-1", "null", "a..b"])
 def test_safe_run_name(name):
     assert safe_name(name) == name
+
+
+def test_an_id_may_be_longer_than_a_name():
+    longest = f"{'x' * files.LONGEST_NAME}-0123abcd"
+    assert safe_name(longest, files.LONGEST_ID) == longest
+    with pytest.raises(ConfigurationError, match="expected 1 to 109 letters"):
+        safe_name(f"x{longest}", files.LONGEST_ID)
 
 
 @given(st.text() | st.text("./\\~-_ \0\nCONPRAUXcon01") | st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]*", fullmatch=True))
@@ -267,6 +276,7 @@ def test_import_is_light(imported, unwanted):
 def test_a_run_of_a_process_that_cannot_be_is_interrupted(tmp_path, pid):
     run = RunStore(tmp_path).open("x", "0" * 64)
     run.path.mkdir(parents=True)
+    run.write_json("config.json", {})
     run.set_status("running", step=0)
     assert run.status == "running"
     status = run.path / "status.json"

@@ -1,12 +1,15 @@
 """Whole runs under SIGKILL: however often and wherever they die, they come to the same SHA-256 as uninterrupted."""
 
+import shutil
 import signal
 import warnings
 from pathlib import Path
 
 import pytest
-from run_helpers import PRETRAINING, SMART_AND_TEACHER, SMART_BALL, after_step, at_call, calls, tiny
+from run_helpers import PRETRAINING, SMART_AND_TEACHER, SMART_BALL, after_step, at_call, calls, kill, tiny
+from store_helpers import fork, on_each_call
 
+from mtlib.training.listing import remove
 from mtlib.training.runs import RunStore
 
 DIED = -signal.SIGKILL
@@ -97,3 +100,36 @@ def test_killed_at_every_file_system_call_of_a_run(short, tmp_path):
     experiment, _, expected = short
     for point in points(experiment, tmp_path / "count", every=1):
         dies_and_resumes(experiment, expected, tmp_path / str(point), point)
+
+
+def removed(folder: Path, act, note=lambda *_: None) -> int:
+    """`mtlib rm` of the one run below `folder` in a forked child, `act` before each file-system call."""
+    store = RunStore(folder)
+    (run,) = store.all()
+
+    def work():
+        with pytest.MonkeyPatch.context() as patch:
+            on_each_call(patch, act, note)
+            remove(store, run)
+
+    return fork(work)
+
+
+def test_killed_anywhere_inside_a_removal_the_run_is_whole_or_gone(short, tmp_path):
+    """And what is left of it goes when the next run begins: the same one, which is trained again."""
+    experiment, finished, expected = short
+    shutil.copytree(finished, tmp_path / "count")
+    with open(tmp_path / "calls", "w") as file:
+        assert removed(tmp_path / "count", lambda *_: None, lambda *call: print(call, file=file, flush=True)) == 0
+    names = (tmp_path / "calls").read_text().splitlines()
+    renamed = next(number for number, call in enumerate(names) if "rename" in call and ".tmp-" not in call)
+    assert len(names) > renamed + 10
+    for point in sorted({*range(renamed + 3), *range(renamed + 3, len(names), 8)}):
+        folder = Path(shutil.copytree(finished, tmp_path / str(point)))
+        assert removed(folder, lambda number, _, point=point: number == point and kill()) == DIED
+        left = RunStore(folder).all()
+        if left:
+            assert point <= renamed and left[0].complete and left[0].model().tasks
+            continue
+        assert experiment.child(folder) == 0 and experiment.outcome(folder) == expected
+        assert not list((folder / "runs").glob(".tmp-*")), f"killed at file-system call {point}"
