@@ -16,7 +16,8 @@ from mtlib.workbook import gallery, pipeline, watch
 
 if "plan" not in config:
     raise WorkflowError("expected --config plan=FILE: start the pipeline with `make run` or `mtlib pipeline run`")
-PLAN = json.loads(Path(config["plan"]).read_text())
+(written,) = config["plan"]  # a list, so that Snakemake takes the path for what it is, whatever characters it has
+PLAN = json.loads(Path(written).read_text())
 JOBS, STAGES = PLAN["jobs"], PLAN["stages"]
 RESULTS, NAME = PLAN["results"], PLAN["name"]
 EXECUTED = f"{RESULTS}/notebooks/{NAME}/{{}}.ipynb"

@@ -248,6 +248,20 @@ def test_outside_a_project_the_pipeline_says_where_it_looks(tmp_path, monkeypatc
         assert "expected a Snakefile" in invoke(*command, code=64)
 
 
+@pytest.mark.parametrize("results", ["r #1", "r: x"])
+def test_results_may_be_called_what_yaml_reads_otherwise(workshop, results):
+    output = invoke("pipeline", "plan", "--preset", "mine.yaml", "--results", results)
+    assert "in all: 2 jobs that train, 2 notebooks" in output and (workshop / results / "plans").is_dir()
+
+
+@pytest.mark.parametrize("option", ["--results", "--figures", "--corpus"])
+def test_places_that_snakemake_would_fill_in_are_refused(workshop, option):
+    (workshop / "r{x}").mkdir()
+    message = invoke("pipeline", "plan", "--preset", "mine.yaml", option, "r{x}", code=64)
+    assert f"{option[2:]} 'r{{x}}': expected a path without braces" in message
+    assert not list((workshop / "r{x}").iterdir())
+
+
 def test_a_plan_that_snakemake_refuses_is_an_error_and_not_nothing_to_be_done(workshop):
     (workshop / "Snakefile").unlink()
     (workshop / "Snakefile").write_text("rule all:\n    input: 'nowhere'\n")

@@ -42,9 +42,11 @@ def prepare(goal: str, plan: Plan, results: str | Path, figures: str | Path, aga
 
     goal: as in `snakemake`; a dry run's plan has a file of its own, for another may be running. again: the command that
     goes on after a crash.
-    Raises LockedError when a pipeline runs here, or was killed here and is not resumed; what reading the corpus raises.
+    Raises LockedError when a pipeline runs here, or was killed here and is not resumed; ConfigurationError for a place
+    that Snakemake would take for a pattern; what reading the corpus raises.
     """
     tracker_asked_for()
+    _expect_no_patterns(results=results, figures=figures, corpus=plan.corpus)
     if goal != "plan":
         require_alone(again, goal == "resume")
     if goal == "resume":
@@ -54,6 +56,12 @@ def prepare(goal: str, plan: Plan, results: str | Path, figures: str | Path, aga
     content = fingerprint("data") if generated else load_corpus(plan.corpus, plan.basis.tasks).fingerprint
     path = Path(results) / "plans" / f"{plan.name}{'.dry' if goal == 'plan' else ''}.json"
     return plan.write(path, figures, content, results=str(results), code=fingerprint(), again=again)
+
+
+def _expect_no_patterns(**places: str | Path) -> None:
+    for name, place in places.items():
+        if {*"{}"} & {*str(place)}:
+            raise ConfigurationError(f"{name} {str(place)!r}: expected a path without braces, which Snakemake fills in")
 
 
 def snakemake(goal: str, plan: Path, jobs: int, threads: int, *more: str, profile: str = "default") -> int:
@@ -71,7 +79,7 @@ def snakemake(goal: str, plan: Path, jobs: int, threads: int, *more: str, profil
     else:
         width = ["--jobs", str(jobs)] if jobs else []
     command = [sys.executable, "-m", "snakemake", "--workflow-profile", f"profiles/{profile}", *width]
-    config = ["--config", f"threads={threads}", f"plan={plan}"]
+    config = ["--config", f"threads={threads}", f"plan={json.dumps([str(plan)])}"]
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"}
     if goal == "resume":
         unlocking = [*command, "--unlock", *more, *config]
