@@ -60,6 +60,13 @@ def checked(kind: type[Model], content: Any, where: str) -> Model:
         raise ConfigurationError(f"{where}: nested too deeply") from None
 
 
+def listed(value: Any, what: str) -> list | tuple:
+    """`value`, if it is a list; raises ValueError that says of `what`."""
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"expected a list of {what}")
+    return value
+
+
 def _is_unknown(error: object) -> bool:
     """Whether an unknown kind is among the faults, or among those of an experiment to start from."""
     if isinstance(error, ValidationError):

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, SerializeAsAny, ValidationInfo, field_serializer, field_validator, model_validator
 
 from mtlib.averages import Average
-from mtlib.checking import Strict, checked, nearest
+from mtlib.checking import Strict, checked, listed, nearest
 from mtlib.combinations import require_compatible
 from mtlib.device import Precision
 from mtlib.errors import UnknownKindError
@@ -26,6 +26,9 @@ FORMAT = 3
 
 NAMING = ("name", "encoder", "encoder_revision", "start_from")
 """Fields that say what a run and its start weights are called: no part of what is trained."""
+
+LONGEST = 10**8
+"""Optimizer steps of the longest training: which task trains at which step is drawn, and kept, before the first."""
 
 Pooling = Literal["cls", "mean"]
 Schedule = Literal["constant", "linear", "halve"]
@@ -91,6 +94,13 @@ class Optimisation(Strict):
     @classmethod
     def _betas(cls, value: Any) -> Any:
         return tuple(value) if isinstance(value, list) else value
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        if self.steps > LONGEST:
+            asked = f"epochs times steps_per_epoch, found {self.steps:,}"
+            raise ValueError(f"expected at most {LONGEST:,} optimizer steps, {asked}")
+        return self
 
     @field_serializer("start_from")
     def _dump_start(self, start: "Optimisation | None") -> dict | None:
@@ -203,7 +213,7 @@ class Experiment(Optimisation):
     @field_validator("tasks", mode="before")
     @classmethod
     def _tasks(cls, value: Any) -> tuple[str, ...]:
-        names = tuple(task.name if isinstance(task, Task) else task for task in _listed(value, "names of tasks"))
+        names = tuple(task.name if isinstance(task, Task) else task for task in listed(value, "names of tasks"))
         for name in names:
             if not isinstance(name, str) or name not in TASKS:
                 raise UnknownKind(f"unknown task {str(name)[:100]!r}{nearest(str(name), TASKS)}")
@@ -221,7 +231,7 @@ class Experiment(Optimisation):
     @field_validator("penalties", mode="before")
     @classmethod
     def _penalties(cls, value: Any) -> tuple[Penalty, ...]:
-        penalties = tuple(Penalty.read(entry) for entry in _listed(value, "penalties"))
+        penalties = tuple(Penalty.read(entry) for entry in listed(value, "penalties"))
         if len({penalty.kind for penalty in penalties}) < len(penalties):
             raise ValueError("a kind of penalty is given twice")
         if len({penalty.dropout for penalty in penalties}) > 1:
@@ -236,7 +246,7 @@ class Experiment(Optimisation):
     @classmethod
     def _teachers(cls, value: Any) -> Any:
         return tuple(
-            each if isinstance(each, Experiment) else cls.model_validate(each) for each in _listed(value, "experiments")
+            each if isinstance(each, Experiment) else cls.model_validate(each) for each in listed(value, "experiments")
         )
 
     @property
@@ -254,7 +264,7 @@ class Experiment(Optimisation):
     @field_validator("averages", mode="before")
     @classmethod
     def _averages(cls, value: Any) -> Any:
-        averages = tuple(Average.read(entry) for entry in _listed(value, "averages"))
+        averages = tuple(Average.read(entry) for entry in listed(value, "averages"))
         if len({average.kind for average in averages}) < len(averages):
             raise ValueError("a kind of average is given twice")
         return averages
@@ -330,9 +340,3 @@ def read_experiment(fields: Any, where: str) -> Optimisation:
         return checked(kind, fields, where)
     except UnknownKindError as error:
         raise UnknownKindError(f"{error}; name the module that defines it with --import MODULE") from None
-
-
-def _listed(value: Any, what: str) -> list | tuple:
-    if not isinstance(value, list | tuple):
-        raise ValueError(f"expected a list of {what}")
-    return value

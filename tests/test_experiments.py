@@ -90,6 +90,8 @@ def test_the_paper_preset_is_the_report(monkeypatch):
             "their dropout policies must be equal",
         ),
         ({"precision": "float16"}, "precision: .*found 'float16'"),
+        ({"epochs": 10**9, "steps_per_epoch": 1}, "at most 100,000,000 optimizer steps, .*, found 1,000,000,000"),
+        ({"epochs": 10**4 + 1, "steps_per_epoch": 10**4}, "at most 100,000,000 optimizer steps, .*found 100,010,000"),
         ({"trust_remote_code": True}, "unknown key 'trust_remote_code'"),
     ],
 )

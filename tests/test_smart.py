@@ -290,6 +290,7 @@ def test_weights_that_cannot_be_meant_are_refused(weight):
         ({"mode": "ball", "radius": math.nan}, "finite"),
         ({"mode": "circle"}, "mode"),
         ({"steps": 0}, "steps"),
+        ({"steps": 101}, "steps"),
         ({"steps": True}, "steps"),
         ({"epsilon": "1e-6"}, "epsilon"),
         ({"epsilonn": 1e-6}, "epsilonn"),

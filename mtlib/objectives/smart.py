@@ -49,7 +49,7 @@ class Smart(Penalty):
     kind: Literal["smart"] = "smart"
     mode: Literal["rescaled", "projected", "ball"] = "rescaled"
     direction: Literal["adversarial", "random", "none"] = "adversarial"
-    steps: Annotated[int, Field(ge=1)] = 1
+    steps: Annotated[int, Field(ge=1, le=100)] = 1
     epsilon: Positive | None = None
     radius: Positive | None = None
     eta: Positive | None = None

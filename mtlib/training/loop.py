@@ -3,6 +3,7 @@
 import time
 from collections import defaultdict
 from collections.abc import Mapping
+from itertools import count
 
 import numpy as np
 import pandas as pd
@@ -200,7 +201,7 @@ class Training:
         loss = criterion(logits)
         if not self.penalties:
             return loss, {f"train_loss_{task.name}": loss.item()}
-        passes = iter(range(1, 1000))
+        passes = count(1)
 
         def forward(given: torch.Tensor) -> torch.Tensor:
             stream = ("dropout", number) if e.dropout == "shared" else ("dropout/penalty", number, next(passes))
