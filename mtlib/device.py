@@ -1,9 +1,9 @@
 """Where this process computes, and in which precision: the one place that decides it."""
 
 import os
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from datetime import timedelta
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 
@@ -45,18 +45,35 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
     return torch.autocast(device.type, torch.bfloat16, enabled=resolved(precision, device) == "bfloat16")
 
 
+Number = TypeVar("Number", int, float)
+
 PATIENCE = "MTLIB_RANK_TIMEOUT"
 """Environment variable: seconds that a process waits for the others before the run ends (600)."""
 
 
 def join() -> torch.device:
-    """The device of this process, joined to the others of its launch if there are any."""
+    """The device of this process, joined to the others of its launch if there are any.
+
+    Raises ConfigurationError where the environment is not one that a launcher leaves.
+    """
     from accelerate import PartialState
 
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if (size := _positive("WORLD_SIZE", 1)) == 1:
         return PartialState().device
-    patience = timedelta(seconds=float(os.environ.get(PATIENCE, "600")))
+    if not os.environ.get("MASTER_ADDR"):
+        launched = "expected what `accelerate launch` says to each process, MASTER_ADDR among it"
+        raise ConfigurationError(f"WORLD_SIZE={size}: {launched}; start the command with it, or unset WORLD_SIZE")
+    patience = timedelta(seconds=_positive(PATIENCE, 600.0))
     return PartialState(cpu=not torch.cuda.is_available(), timeout=patience).device
+
+
+def _positive(name: str, default: Number) -> Number:
+    """A positive number in the environment, of the default's type. Raises ConfigurationError for anything else."""
+    text = os.environ.get(name, str(default))
+    with suppress(ValueError):
+        if 0 < (number := type(default)(text)) < float("inf"):
+            return number
+    raise ConfigurationError(f"{name}: expected a positive number, found {text[:80]!r}; correct it, or unset it")
 
 
 class Device:

@@ -212,13 +212,16 @@ def dotted(fields: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
 
     fields: as they are given, so that an option left out has the default of what is changed, such as SMART's mode.
     A penalty that is not there is added: `smart.weight` 5 alone is SMART as it is, at that weight.
+    Raises ConfigurationError for a key that begins or ends with its full stop.
 
     >>> dotted({}, {"smart.weight": 5.0, "smart.mode": "ball"})
     {'penalties': [{'kind': 'smart', 'weight': 5.0, 'mode': 'ball'}]}
     """
     fields = {**fields, **{key: value for key, value in changes.items() if "." not in key}}
     for key, value in changes.items():
-        first, _, entry = key.partition(".")
+        first, dot, entry = key.partition(".")
+        if dot and not (first and entry):
+            raise ConfigurationError(f"{key!r}: expected a sampler's or a penalty's field, such as smart.weight")
         if entry and first == "sampler":
             fields[first] = _dumped(fields.get(first, RoundRobin())) | {entry: value}
         elif entry:

@@ -73,11 +73,16 @@ def _write_modules(folder: Path, hidden: int, pooling: str, max_tokens: int) -> 
         (folder / name).write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
-def read_about(folder: Path, seal: str | None) -> About:
-    """multitask.json of a model whose every file is as it says, and which itself has the SHA-256 `seal`, if given."""
+def expect_folder(folder: Path) -> None:
+    """Raise CheckpointError where a model's folder is missing, with what there is to do about it."""
     if not folder.is_dir():
         unpacked = "a run that was unpacked has none: remove it and train it again"
         raise CheckpointError(f"{folder}: expected a stored multitask model, found no folder; {unpacked}")
+
+
+def read_about(folder: Path, seal: str | None) -> About:
+    """multitask.json of a model whose every file is as it says, and which itself has the SHA-256 `seal`, if given."""
+    expect_folder(folder)
     if seal is not None:
         folders.expect(folder, {ABOUT: seal})
     with folders.reading(folder / ABOUT):

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -288,6 +289,12 @@ def test_training_writes_a_model_card_and_card_writes_it_anew(trained):
             "'steps_per_epoch' is given twice",
         ),
         (["train", "--preset", "smok"], 64, "did you mean 'smoke'"),
+        (
+            ["train", "--preset", "smoke", "--set", "smart.=3"],
+            64,
+            "'smart.': expected a sampler's or a penalty's field",
+        ),
+        (["train", "--preset", "smoke", "--set", ".weight=3"], 64, "'.weight': expected a sampler's or a penalty's"),
         (["train", "--preset", "smoke", "--corpus", "/nowhere"], 65, "/nowhere"),
         (["evaluate", "nothing"], 64, "nothing"),
         (["run", "nothing"], 64, "unknown stage 'nothing'"),
@@ -299,6 +306,14 @@ def test_a_fault_is_one_message_and_its_exit_code(arguments, code, message, tmp_
     if arguments[0] in ("train", "evaluate"):
         arguments = [*arguments, "--results", str(tmp_path)]
     assert message in invoke(*arguments, code=code)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_a_full_disk_behind_stdout_is_said_without_a_folder_that_is_not_to_blame():
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "mtlib", "runs"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (74, "mtlib: No space left on device\n")
 
 
 def test_the_command_itself_prints_no_traceback():

@@ -8,8 +8,9 @@ import torch
 from tiny import linear_step
 from torch import nn
 
-from mtlib.device import resolved
+from mtlib.device import PATIENCE, join, resolved
 from mtlib.encoders import find_encoder
+from mtlib.errors import ConfigurationError
 from mtlib.model import MultitaskModel
 from mtlib.objectives import penalty as penalties
 from mtlib.objectives.bregman import Bregman
@@ -82,6 +83,24 @@ def test_losses_are_where_their_outputs_are(elsewhere):
     for name, loss in LOSSES.items():
         assert loss(a if name == "classification" else a[:, :1], labels).device.type == "meta"
     assert multiple_negatives_ranking_loss(a, a, 20.0).device.type == "meta"
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"WORLD_SIZE": "abc"}, "WORLD_SIZE: expected a positive number, found 'abc'; correct it, or unset it"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE: expected a positive number, found '0'"),
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE=2: expected what `accelerate launch` says to each process, MASTER_ADDR"),
+        ({"WORLD_SIZE": "2", "MASTER_ADDR": "::1", PATIENCE: "soon"}, f"{PATIENCE}: expected a positive number"),
+    ],
+)
+def test_an_environment_that_no_launcher_leaves_is_one_message(environment, message, monkeypatch):
+    for name in ("WORLD_SIZE", "MASTER_ADDR", PATIENCE):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError, match=message):
+        join()
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,10 @@ import shutil
 import pytest
 from conftest import made_up_corpus
 from huggingface_hub import ModelCard
+from typer.testing import CliRunner
 
 import mtlib
+from mtlib.cli import app
 from mtlib.data.corpus import Corpus, Splits
 from mtlib.errors import CheckpointError
 from mtlib.experiments import Experiment
@@ -152,6 +154,13 @@ def test_a_card_changes_neither_the_model_nor_a_card_that_is_there(run, copied):
     path.write_text("my own words")
     fitting._write_card(copied)
     assert path.read_text() == "my own words"
+
+
+def test_a_card_of_a_run_without_weights_is_refused_with_the_remedy(copied):
+    shutil.rmtree(copied.path / "model")
+    done = CliRunner().invoke(app, ["card", str(copied.path)])
+    assert done.exit_code == 66 and "found no folder; a run that was unpacked has none: remove it and" in done.output
+    assert not (copied.path / "model").exists()
 
 
 def test_a_run_whose_model_was_taken_away_is_left_alone(copied):

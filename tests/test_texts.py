@@ -7,7 +7,10 @@ import pytest
 from typer.testing import CliRunner
 
 from mtlib.cli import app
+from mtlib.cli.texts import from_arguments
+from mtlib.errors import ConfigurationError
 from mtlib.study.calibration import calibrated
+from mtlib.tasks import SST
 
 
 def asked(run, *arguments, stdin=None, code=0):
@@ -49,6 +52,12 @@ def test_stdin_goes_to_stdout_a_text_a_line(run):
     same(found, expected(run, "sts", [("red cat", "old dog")]))
     assert "stdin:2: expected two texts" in asked(run, "--task", "sts", "-", stdin="a\tb\na\n", code=65)
     assert len(asked(run, "--task", "sst", "-", stdin="")[0]) == 0
+
+
+def test_a_closed_stdin_is_one_message(monkeypatch):
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(ConfigurationError, match="-: expected texts on stdin, found it closed; .*--from FILE"):
+        from_arguments(SST, ["-"])
 
 
 def test_a_line_of_stdin_ends_where_a_file_s_does_and_nowhere_else(run):

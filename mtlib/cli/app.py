@@ -37,15 +37,18 @@ class Commands(TyperGroup):
         except BrokenPipeError:
             raise  # nobody reads any more: no message either
         except OSError as error:
-            typer.echo(f"mtlib: {error.filename or _current_folder()}: {error.strerror or error}", err=True)
+            place = error.filename or _gone()
+            typer.echo(f"mtlib: {place}{': ' if place else ''}{error.strerror or error}", err=True)
             raise typer.Exit(StorageError.exit_code) from None
 
 
-def _current_folder() -> str:
+def _gone() -> str:
+    """What an error without a file's name is about: the current folder, if that is gone; else its text has to do."""
     try:
-        return os.getcwd()
+        os.getcwd()
     except OSError:
         return "the current folder"
+    return ""
 
 
 class Split(StrEnum):

@@ -80,9 +80,12 @@ def card(
     imports: ImportOption = None,
 ) -> None:
     """Write the model card of a finished run, README.md in its model folder, anew."""
+    from mtlib.storage import expect_folder
     from mtlib.study.model_card import write_card
 
-    typer.echo(write_card(found_run(run, results)))
+    found = found_run(run, results)
+    expect_folder(found.path / "model")
+    typer.echo(write_card(found))
 
 
 @app.command()

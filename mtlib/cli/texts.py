@@ -44,6 +44,10 @@ def from_arguments(task: "Task", texts: list[str]) -> "pd.DataFrame":
     from mtlib.data.plain import decoded
 
     if texts == [STDIN]:
+        if sys.stdin is None:
+            raise ConfigurationError(
+                "-: expected texts on stdin, found it closed; pipe them in, or name a file: --from FILE"
+            )
         rows = from_lines(task, decoded(typer.get_binary_stream("stdin").read(), "stdin"))
     else:
         width = len(task.columns)
