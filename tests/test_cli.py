@@ -87,7 +87,7 @@ def test_train_evaluate_and_runs_agree(corpus, trained):
     assert f"{run.scores['mean']:.3f}" in table
     for reference in ("small", run.path):
         output = invoke("evaluate", reference, "--corpus", corpus, "--results", trained)
-        assert output.startswith(f"{run.id} on {corpus.name}, dev\n")
+        assert output.startswith(f"{run.id} on folder {corpus.name}, dev\n")
         scores = dict(line.split() for line in output.splitlines()[1:])
         assert {"sst", "qqp", "sts", "mean", "evenness"} <= scores.keys()
         assert 0 <= float(scores["mean"]) <= 1
@@ -169,7 +169,7 @@ def test_evaluate_and_predict_take_the_run_s_own_corpus_unless_told(corpus, trai
         (other / file.name).write_text(file.read_text().replace("word1 ", "word2 "))
     for command in (["evaluate"], ["predict", "--output", tmp_path / "predictions"]):
         told = invoke(*command, "small", "--corpus", other, "--results", trained)
-        assert "other is not what the run was trained on (corpus" in told
+        assert "folder other is not what the run was trained on (folder corpus" in told
 
 
 def test_unfinished_runs_are_not_evaluated_even_when_their_folder_is_given(begun, corpus, tmp_path):

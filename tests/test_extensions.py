@@ -89,7 +89,7 @@ def test_a_run_of_an_unknown_penalty_is_listed_and_refused_by_name(workshop):
 @pytest.fixture
 def mixed(workshop, tmp_path):
     """A store with that run, one of a fourth task, whose task is forgotten again, and an ordinary one; its corpus."""
-    for path in (workshop / "results" / "runs").iterdir():
+    for path in (workshop / "results" / "runs").glob("*-*"):
         shutil.copytree(path, tmp_path / "results" / "runs" / path.name)
     corpus = mtlib.load_corpus(workshop / "corpus")
     animals = mtlib.Task("animals", "binary", ("text",), "cat", names=("dog", "cat"), title="Animals")
