@@ -1,6 +1,7 @@
 """Runs passed on in one file: `mtlib pack` and `mtlib unpack`."""
 
 import io
+import json
 import platform
 import shutil
 import tarfile
@@ -183,10 +184,6 @@ def test_a_run_of_a_part_of_the_corpus_finds_its_part(corpus, tmp_path):
     assert found.scores == one.scores
 
 
-FILES_AS_LIST = b"""{"status": "complete", "pid": 1, "files": ["config.json", "history.csv", "scores.json",
-"predictions/dev-sst.csv", "predictions/dev-qqp.csv", "predictions/dev-sts.csv"]}"""
-
-
 @pytest.mark.parametrize(
     "change",
     [
@@ -200,7 +197,6 @@ FILES_AS_LIST = b"""{"status": "complete", "pid": 1, "files": ["config.json", "h
         {"environment.json": b"[]"},
         {"status.json": b'{"status": "complete", "pid": 1}'},
         {"status.json": b'{"status": "complete", "pid": 1, "files": null}'},
-        {"status.json": FILES_AS_LIST},
     ],
     ids=lambda change: f"{next(iter(change))} {next(iter(change.values()))!r:.20}",
 )
@@ -215,6 +211,17 @@ def test_a_changed_bundle_adds_no_run(bundle, corpus, tmp_path, change):
     with pytest.raises(CheckpointError, match=run):
         unpack(bundle_of(sound | mine, tmp_path / "changed.tar.xz"), corpus, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["changed.tar.xz"]
+
+
+@pytest.mark.parametrize("change", [{"files": list}, {"pid": lambda pid: None}])
+def test_a_status_that_could_not_be_read_afterwards_is_not_unpacked(bundle, corpus, tmp_path, change):
+    files = members(bundle)
+    name = next(name for name in files if name.endswith("/status.json"))
+    status = json.loads(files[name])
+    status |= {key: changed(status[key]) for key, changed in change.items()}
+    with pytest.raises(CheckpointError, match="files: expected the SHA-256 of|expected the files of a finished run"):
+        unpack(bundle_of(files | {name: json.dumps(status).encode()}, tmp_path / "odd.tar.xz"), corpus, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["odd.tar.xz"]
 
 
 def test_a_byte_that_flipped_is_one_message_or_nothing_that_is_read(bundle, trained, corpus, tmp_path):
