@@ -226,7 +226,7 @@ def workshop(tmp_path, monkeypatch):
     "options, code, message",
     [
         (["--preset", "nosuch"], 64, "unknown preset 'nosuch'"),
-        (["--corpus", "/nonexistent"], 65, "corpus '/nonexistent': expected"),
+        (["--corpus", "no/such"], 65, "corpus 'no/such': expected"),
         (["--profile", "nope"], 64, "unknown profile 'nope' (known: default, slurm)"),
         (["--profile", "../profiles/slurm"], 64, "unknown profile"),
         (["--preset", "broken.yaml"], 64, "unknown parameter 'rate'"),
