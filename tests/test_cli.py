@@ -1,6 +1,7 @@
 """The `mtlib` command: its files, its messages, its exit codes."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -309,10 +310,12 @@ def test_a_fault_is_one_message_and_its_exit_code(arguments, code, message, tmp_
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
-def test_a_full_disk_behind_stdout_is_said_without_a_folder_that_is_not_to_blame():
+@pytest.mark.parametrize("results", ["none", "many"])
+def test_a_full_disk_behind_stdout_is_said_without_a_folder_that_is_not_to_blame(trained, tmp_path, results):
     with open("/dev/full", "w") as full:
-        command = [sys.executable, "-m", "mtlib", "runs"]
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        command = [sys.executable, "-m", "mtlib", "runs", "--results", trained if results == "many" else tmp_path]
+        bare = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "LANG": "C.UTF-8", "TERM": "dumb"}
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, env=bare)
     assert (done.returncode, done.stderr) == (74, "mtlib: No space left on device\n")
 
 

@@ -39,7 +39,17 @@ class Commands(TyperGroup):
         except OSError as error:
             place = error.filename or _gone()
             typer.echo(f"mtlib: {place}{': ' if place else ''}{error.strerror or error}", err=True)
+            _forget_stdout()
             raise typer.Exit(StorageError.exit_code) from None
+
+
+def _forget_stdout() -> None:
+    """Where stdout takes nothing, what it still holds goes nowhere: Python's flush at the end would change the code."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _gone() -> str:
