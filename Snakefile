@@ -65,7 +65,7 @@ for stage, shown in STAGES.items():
             EXECUTED.format(stage),
         params:
             path=shown["notebook"],
-            given=[f"--parameter={each}" for each in shown["parameters"]],
+            given=lambda _, values=shown["parameters"]: [f"--parameter={each}" for each in values],  # no braces filled in
             results=RESULTS,
             figures=PLAN["figures"],
             content=PLAN["content"],

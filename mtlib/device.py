@@ -63,6 +63,10 @@ def join() -> torch.device:
     if not os.environ.get("MASTER_ADDR"):
         launched = "expected what `accelerate launch` says to each process, MASTER_ADDR among it"
         raise ConfigurationError(f"WORLD_SIZE={size}: {launched}; start the command with it, or unset WORLD_SIZE")
+    for name, largest in (("RANK", size - 1), ("LOCAL_RANK", size - 1), ("MASTER_PORT", 2**16 - 1)):
+        text = os.environ.get(name, "0")
+        if not text.isdecimal() or int(text) > largest:
+            raise ConfigurationError(f"{name}: expected a number from 0 to {largest}, found {text[:80]!r}; correct it")
     patience = timedelta(seconds=_positive(PATIENCE, 600.0))
     return PartialState(cpu=not torch.cuda.is_available(), timeout=patience).device
 

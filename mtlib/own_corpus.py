@@ -9,7 +9,6 @@ Wherever a corpus is named, the path of such a file names it.
 """
 
 import dataclasses
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -26,9 +25,8 @@ from mtlib.data.tsv import Fault, raise_faults
 from mtlib.errors import ConfigurationError, DataError
 from mtlib.numbers import Seed
 from mtlib.tasks import Kind, Task
-from mtlib.yaml_files import read_yaml
+from mtlib.yaml_files import is_yaml, read_yaml
 
-YAML = (".yaml", ".yml")
 Text = Annotated[str, Field(min_length=1)]
 LABELS = ("label", "labels", "class", "category", "target", "topic", "sentiment", "score", "similarity", "is_duplicate")
 PAIRS = (("sentence1", "sentence2"), ("question1", "question2"), ("premise", "hypothesis"), ("text_a", "text_b"))
@@ -112,11 +110,6 @@ class OwnCorpus(Strict):
     tasks: Annotated[dict[str, OwnTask], Field(min_length=1)]
 
 
-def is_described(source: str | os.PathLike) -> bool:
-    """Whether a corpus is named by the path of a YAML file."""
-    return str(source).endswith(YAML)
-
-
 def tasks_of(source: str | Path) -> list[str]:
     """Names of the tasks of the corpus in a YAML file, which are known from then on, those of its base first."""
     return list(read(source, None, "error")[0])
@@ -131,7 +124,7 @@ def read(source: str | Path, tasks: Sequence[Task | str] | None, empty: Any) -> 
     if not path.is_file():
         raise DataError(f"corpus {str(source)!r}: expected a YAML file, found no such file")
     described = checked(OwnCorpus, read_yaml(path), str(path))
-    if is_described(described.base):
+    if is_yaml(described.base):
         raise ConfigurationError(f"{path}: base: expected 'sample', 'hub' or a folder, found {described.base!r}")
     splits: dict[str, Splits] = {}
     own: list[Any] = []

@@ -15,10 +15,10 @@ from mtlib.errors import ConfigurationError
 from mtlib.experiments import Experiment, Pretraining
 from mtlib.extensions import import_modules
 from mtlib.numbers import Positive, Seed
-from mtlib.own_corpus import is_described, tasks_of
+from mtlib.own_corpus import tasks_of
 from mtlib.samplers import RoundRobin
 from mtlib.settings import ExperimentSettings, PretrainingSettings, spelt_out
-from mtlib.yaml_files import read_yaml
+from mtlib.yaml_files import is_yaml, read_yaml
 
 REPORT = {"epochs": 10, "steps_per_epoch": 2000, "batch_size": 16, "learning_rate": 1e-5}
 """The report's settings wherever a table does not vary them."""
@@ -158,7 +158,7 @@ def preset(name: str, corpus: str = "") -> Preset:
     are known from then on, and those of its experiments unless it says which.
     Raises ConfigurationError for an unknown name, an unknown key, a wrong type, or fields that are no experiment.
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else presets_folder() / f"{name}.yaml"
+    path = Path(name) if is_yaml(name) else presets_folder() / f"{name}.yaml"
     if len(name) > 4096 or "\0" in name or not os.path.isfile(path):
         raise ConfigurationError(f"unknown preset {name[:120]!r}{nearest(name, preset_names())}")
     chosen = checked(Preset, read_yaml(path), str(path))
@@ -178,7 +178,7 @@ def _found(corpus: str, folder: Path) -> str:
 
 def _with_corpus(chosen: Preset, corpus: str) -> Preset:
     described = corpus if os.path.isfile(corpus) else project_root() / corpus
-    if not is_described(described) or not os.path.isfile(described):
+    if not is_yaml(described) or not os.path.isfile(described):
         return chosen.model_copy(update={"corpus": corpus})
     tasks = {"tasks": tasks_of(described)}
     return chosen.model_copy(update={"corpus": corpus, "experiment": tasks | chosen.experiment})

@@ -1,5 +1,6 @@
 """YAML files as plain values: nothing in one can run code, or be much larger than the file."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +8,17 @@ import yaml
 
 from mtlib.errors import ConfigurationError
 
+ENDINGS = (".yaml", ".yml")
+
 LARGEST = 2**20  # bytes of a YAML file
 
 NOT_YAML = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
 """What PyYAML raises for a text: `!!int ""`, `!!bool x` and `!!timestamp x` end in errors that are not its own."""
+
+
+def is_yaml(path: str | os.PathLike) -> bool:
+    """Whether a path ends as those of YAML files do."""
+    return str(path).endswith(ENDINGS)
 
 
 def read_yaml(path: Path) -> Any:

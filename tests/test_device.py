@@ -91,11 +91,14 @@ def test_losses_are_where_their_outputs_are(elsewhere):
         ({"WORLD_SIZE": "abc"}, "WORLD_SIZE: expected a positive number, found 'abc'; correct it, or unset it"),
         ({"WORLD_SIZE": "0"}, "WORLD_SIZE: expected a positive number, found '0'"),
         ({"WORLD_SIZE": "2"}, "WORLD_SIZE=2: expected what `accelerate launch` says to each process, MASTER_ADDR"),
+        ({"WORLD_SIZE": "2", "MASTER_ADDR": "::1", "RANK": "2"}, "RANK: expected a number from 0 to 1, found '2'"),
+        ({"WORLD_SIZE": "2", "MASTER_ADDR": "::1", "LOCAL_RANK": "-1"}, "LOCAL_RANK: expected a number from 0 to 1"),
+        ({"WORLD_SIZE": "2", "MASTER_ADDR": "::1", "MASTER_PORT": "http"}, "MASTER_PORT: expected a number from 0 to"),
         ({"WORLD_SIZE": "2", "MASTER_ADDR": "::1", PATIENCE: "soon"}, f"{PATIENCE}: expected a positive number"),
     ],
 )
 def test_an_environment_that_no_launcher_leaves_is_one_message(environment, message, monkeypatch):
-    for name in ("WORLD_SIZE", "MASTER_ADDR", PATIENCE):
+    for name in ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "RANK", "LOCAL_RANK", PATIENCE):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)

@@ -2,13 +2,15 @@
 
 import json
 import os
+import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from conftest import write_corpus
-from pipelines import ROOT, executed, pipeline, planned, project, trains, write_preset
+from pipelines import PARAMETERS, ROOT, environment, executed, pipeline, planned, project, trains, write_preset
 
 from mtlib.experiments import Experiment, Pretraining
 from mtlib.presets import Preset, preset, preset_names
@@ -172,6 +174,22 @@ def test_snakemake_runs_again_what_the_plan_calls_stale(finished, key):
         write_preset(finished, **{"corpus": "texts", key: value})
         assert planned(finished)["executes"] == set(expected.split())
     finally:
+        write_preset(finished, corpus="texts")
+
+
+def test_a_parameter_reaches_its_job_as_it_is_written(finished):
+    note = '{odd} {{wildcards}}, it\'s "$HOME" `x`\n'
+    added = trains(finished / "notebooks" / "98_text.ipynb", LOOKING, parameters=f'{PARAMETERS}\nnote: str = ""')
+    try:
+        write_preset(finished, corpus="texts", notebooks__98_text__note=note)
+        pipeline(finished, "plan")  # writes the plan that is read here
+        about = f"plan={json.dumps(['results/plans/mine-texts.dry.json'])}"
+        dry = [sys.executable, "-m", "snakemake", "--dry-run", "--printshellcmds", "--cores=1", "--config", about]
+        done = subprocess.run(dry, cwd=finished, env=environment(), capture_output=True, text=True, check=True)
+        job = (done.stdout + done.stderr).partition("run --path=notebooks/98_text")[2].partition(" --figures")[0]
+        assert f"--parameter=note={note}" in shlex.split(job)
+    finally:
+        added.unlink()
         write_preset(finished, corpus="texts")
 
 

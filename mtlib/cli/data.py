@@ -81,10 +81,10 @@ def named_after(file: Path) -> str:
 
 def require_yaml(output: Path) -> None:
     """Raise ConfigurationError for a name that is none of a YAML file, or of one that is there."""
-    from mtlib.own_corpus import YAML, is_described
+    from mtlib.yaml_files import ENDINGS, is_yaml
 
-    if not is_described(output):
-        raise ConfigurationError(f"--output {output}: expected a name that ends in {' or '.join(YAML)}")
+    if not is_yaml(output):
+        raise ConfigurationError(f"--output {output}: expected a name that ends in {' or '.join(ENDINGS)}")
     if output.exists():
         raise ConfigurationError(f"{output}: there is one already; --output names another")
 

@@ -18,6 +18,7 @@ from mtlib.data.leakage import shared_rows, text_columns
 from mtlib.data.tsv import EmptyPolicy, Fault, make_frame, raise_faults, scan_tsv
 from mtlib.errors import ConfigurationError, DataError
 from mtlib.tasks import QQP, SST, STS, TASKS, Task
+from mtlib.yaml_files import is_yaml
 
 SPLITS = ("train", "dev", "test")
 TEXTS = ("text_a", "text_b")
@@ -79,7 +80,7 @@ class Corpus(Mapping[str, Splits]):
     @property
     def title(self) -> str:
         """How tables, figures and run records call it; a folder is called one, for its name may be "data"."""
-        is_folder = self.source and Path(self.source).suffix not in (".yaml", ".yml")
+        is_folder = self.source and not is_yaml(self.source)
         return TITLES.get(self.kind, f"folder {self.name}" if is_folder else self.name)
 
     def only(self, names: Sequence[str]) -> "Corpus":
@@ -260,7 +261,7 @@ def read_corpus(
     source: str | Path, names: Sequence[Task | str] | None, empty: EmptyPolicy = "error"
 ) -> tuple[Corpus, list[Fault], list[str]]:
     """The corpus at `source`, all faults, and the notes that deserve a warning; what `load_corpus` decides on."""
-    if str(source).endswith((".yaml", ".yml")) and not os.path.isdir(source):
+    if is_yaml(source) and not os.path.isdir(source):
         from mtlib.own_corpus import read
 
         return read(source, names, empty)
