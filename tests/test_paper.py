@@ -43,6 +43,16 @@ def test_published_tables_hold_together():
     assert paper.table(4).loc["25 epochs", "qqp"] == 0.887 and seven.loc["MNRL+annealed+SMART", "qqp"] == 0.877
 
 
+def test_the_note_names_every_printed_mean_that_its_scores_cannot_have():
+    for number in paper.TITLES:
+        printed = paper.table(number)[paper.METRICS]
+        gap = (printed[["qqp", "sst", "sts"]].mean(axis=1) - printed["mean"]).abs()
+        for row in gap.index[gap > 0.001 + 1e-9]:  # half a unit of the last digit of the mean, and of each score
+            name = "both of that run" if printed.loc[row, "mean"] == 0.792 else row
+            assert name in paper.NOTE and f"Table {number}" in paper.NOTE
+            assert f"{printed.loc[row, 'mean']:.3f}".removeprefix("0") in paper.NOTE
+
+
 @pytest.mark.parametrize("number", range(1, 7))
 def test_a_label_says_the_settings_of_its_row(number):
     for name in paper.table(number).index:

@@ -249,6 +249,19 @@ def test_a_notebook_s_parameters_come_back_as_they_were_planned(folder):
     }
 
 
+@pytest.mark.parametrize("name", ["smoke", "afternoon", "gpu", "paper"])
+def test_a_control_of_bppo_differs_from_its_row_in_the_penalty_alone(name):
+    runs = runs_of(Study(name, "sample"), "05_bppo")
+    rows = {label: row for label, row in runs.items() if "μ" in label and row.penalties[0].weight > 0}
+    rows = {label: row for label, row in rows.items() if "SMART" not in label}
+    alone = {label: row for label, row in rows.items() if label.removesuffix(", halving") not in rows.keys() - {label}}
+    assert 1 < len(alone) < len(rows)
+    for label, row in alone.items():
+        control = runs[label.split("μ")[0] + "μ = 0"]
+        assert [each.weight for each in control.penalties] == [0.0]
+        assert row.but(penalties=control.penalties, name="") == control.but(name="")
+
+
 def test_the_content_of_the_corpus_is_part_of_the_plan_and_its_age_is_not(folder, corpus_folder):
     def content():
         plan = prepare("plan", Plan("mine.yaml", str(corpus_folder)), "results", "figures", "")
