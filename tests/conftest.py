@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -44,6 +45,14 @@ def made_up_corpus(tasks=(SST, QQP, STS), rows: int = 60) -> Corpus:
     sizes = {"train": rows, "dev": rows // 2, "test": rows // 2}
     splits = {t.name: Splits(**{name: made_up(t, name, size) for name, size in sizes.items()}) for t in tasks}
     return Corpus("made up", tuple(tasks), splits)
+
+
+@pytest.fixture
+def public():
+    """An empty folder that every user may enter: pytest's own are for one."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder)
 
 
 @pytest.fixture(scope="session")

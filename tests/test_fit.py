@@ -110,8 +110,13 @@ def test_a_run_is_the_same_whatever_tasks_lie_beside_its_own(corpus, tmp_path):
 
 
 def test_the_first_step_is_adamw_on_the_task_loss(corpus, tmp_path):
-    """One round-robin step, recomputed with torch's own plain AdamW, decay only on matrices, gradient clipped to 1."""
-    experiment = smoke(epochs=1, steps_per_epoch=1, precision="float32", weight_decay=0.1, tasks=("qqp",))
+    """One round-robin step, recomputed with torch's own plain AdamW, decay only on matrices, gradient clipped.
+
+    The decay moves a weight by 1 % and the clipped gradient is of epsilon's size, so that either shows in the numbers.
+    """
+    decay, clip = 10.0, 1e-6
+    settings = {"precision": "float32", "weight_decay": decay, "clip": clip, "tasks": ("qqp",)}
+    experiment = smoke(epochs=1, steps_per_epoch=1, **settings)
     run = fit(experiment, corpus, tmp_path)
     start = Start(experiment, corpus, RunStore(tmp_path)).model()
     split = start.tokenize(QQP, list(zip(corpus["qqp"].train["text_a"], corpus["qqp"].train["text_b"], strict=True)))
@@ -130,8 +135,8 @@ def test_the_first_step_is_adamw_on_the_task_loss(corpus, tmp_path):
     for name, p in start.named_parameters():
         if p.grad is None:
             continue
-        g = p.grad * min(1.0, 1.0 / norm.item())
-        decayed = p.detach() * (1 - rate * 0.1) if p.ndim > 1 else p.detach()
+        g = p.grad * min(1.0, clip / norm.item())
+        decayed = p.detach() * (1 - rate * decay) if p.ndim > 1 else p.detach()
         by_hand = decayed - rate * g / (
             g.abs() + 1e-8
         )  # AdamW's first step: m/sqrt(v) with both bias-corrected is g/|g|
@@ -240,10 +245,12 @@ def test_a_run_begun_elsewhere_continues_only_when_asked_to(corpus, tmp_path, mo
 
 @pytest.mark.parametrize(("kind", "message"), [("loss", "loss at step 3 is nan"), ("grad", "gradient norm at step 3")])
 def test_divergence_stops_before_the_update(corpus, tmp_path, monkeypatch, kind, message):
-    objective = loop.Training._objective
+    objective, update = loop.Training._objective, torch.optim.AdamW.step
+    updates, seen = [], []
 
     def broken(self, batch, number):
         loss, log = objective(self, batch, number)
+        seen[:] = corpus[batch.task.name].train["id"].iloc[batch.rows]
         if number == 2 and kind == "loss":
             loss = loss * math.nan
         if number == 2 and kind == "grad":
@@ -251,13 +258,14 @@ def test_divergence_stops_before_the_update(corpus, tmp_path, monkeypatch, kind,
         return loss, log
 
     monkeypatch.setattr(loop.Training, "_objective", broken)
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: updates.append(update(self)))
     with pytest.raises(DivergenceError, match=message):
         fit(smoke(epochs=1, steps_per_epoch=4), corpus, tmp_path)
     run = RunStore(tmp_path).all()[0]
     assert run.status == "failed"
     dump = json.loads((run.path / "divergence.json").read_text())
-    assert dump["step"] == 2
-    assert set(dump["ids"]) <= set(corpus["sts"].train["id"])
+    assert dump["step"] == 2 and dump["ids"] == [str(each) for each in seen] and len(updates) == 2
+    assert set(dump["ids"]) <= set(corpus["sts"].train["id"]) and len(seen) == 16
     with pytest.raises(CheckpointError, match="expected a finished run"):
         RunStore(tmp_path).get(run.id)
 
@@ -274,12 +282,13 @@ def test_of_undefined_dev_scores_alone_the_last_epoch_is_stored(corpus, tmp_path
     assert fit(smoke(epochs=3, steps_per_epoch=1), corpus, tmp_path).best_epoch == 3
 
 
-@pytest.mark.parametrize("epochs", [1, 2])
-def test_an_update_that_leaves_no_numbers_is_never_stored(corpus, tmp_path, epochs):
+@pytest.mark.parametrize(("epochs", "steps"), [(1, 1), (2, 1), (1, 3)])
+def test_an_update_that_leaves_no_numbers_is_never_stored(corpus, tmp_path, epochs, steps):
+    broken = smoke(epochs=epochs, steps_per_epoch=steps, learning_rate=1e38, precision="float32")
     with pytest.raises(DivergenceError, match="after step 1 the weights are not finite numbers"):
-        fit(smoke(epochs=epochs, steps_per_epoch=1, learning_rate=1e38, precision="float32"), corpus, tmp_path)
+        fit(broken, corpus, tmp_path, minutes=0)
     run = RunStore(tmp_path).all()[0]
-    assert run.status == "failed" and not (run.path / "model").exists()
+    assert run.status == "failed" and not (run.path / "model").exists() and run.checkpoints.latest() is None
 
 
 def test_what_a_run_starts_from_is_trained_first(corpus, tmp_path):

@@ -105,6 +105,15 @@ def test_every_field_of_an_experiment_is_part_of_its_digest(kind):
     assert plain.but(name="other").digest == plain.digest
 
 
+def another(value):
+    """Another value of a parameter, of its type; of a list of one, which may not be empty, and of a dict the same."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, list | dict):
+        return value[:1] if isinstance(value, list) else value
+    return value / 2 if isinstance(value, float) else value + {int: 1, str: "x"}[type(value)]
+
+
 @pytest.mark.parametrize("stage", sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb")))
 def test_every_parameter_of_a_notebook_reaches_its_job(stage, monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
@@ -128,6 +137,10 @@ def test_every_parameter_of_a_notebook_reaches_its_job(stage, monkeypatch, tmp_p
             changed = {key for key in after if after[key] != before[key]}
             assert stage in changed, name
             assert all(after[key][1] != before[key][1] for key in changed - {stage}), name
+    made_up = {name: other for name, value in here.items() if (other := another(value)) != value}
+    assert len(made_up) >= len(own) / 2
+    parameters = planned(**made_up)[stage][0]
+    assert {name: parameters[name] for name in made_up} == made_up
 
 
 @pytest.fixture(scope="module")

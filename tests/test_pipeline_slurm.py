@@ -1,6 +1,7 @@
 """The pipeline on a real Slurm of one node, and a killed scheduler that leaves its cluster job running."""
 
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -57,5 +58,6 @@ def test_a_restart_never_lets_a_second_writer_into_a_run_that_a_cluster_job_stil
         assert holder[0].read_text() == first, "a second process has taken the run"
     assert second.returncode == 0 or "held by process" in logs
     until(lambda: not list(folder.glob("results/runs/*/lock.holder")), "the first job to end")
+    assert json.loads((holder[0].parent / "status.json").read_text())["pid"] == json.loads(first)["pid"]
     pipeline(folder, "resume", FIRST, profile="slurm")
     assert tables(folder) == by_hand(alone) != {}

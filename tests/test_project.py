@@ -11,6 +11,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+import mtlib
 from mtlib.experiments import Experiment
 from mtlib.objectives.bregman import Bregman
 from mtlib.presets import preset, preset_names, presets_folder
@@ -34,6 +35,11 @@ def bounds(lines):
 def code_cells(path):
     """The notebook's code cells."""
     return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+
+
+def test_every_public_name_is_there():
+    for name in mtlib.__all__:
+        assert getattr(mtlib, name) is not None
 
 
 def test_conda_and_pip_agree():

@@ -1,6 +1,9 @@
 """`mtlib predict --task`: texts as arguments, in a file or on stdin, answered as the model answers them."""
 
 import io
+import os
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
@@ -52,6 +55,13 @@ def test_stdin_goes_to_stdout_a_text_a_line(run):
     same(found, expected(run, "sts", [("red cat", "old dog")]))
     assert "stdin:2: expected two texts" in asked(run, "--task", "sts", "-", stdin="a\tb\na\n", code=65)
     assert len(asked(run, "--task", "sst", "-", stdin="")[0]) == 0
+
+
+def test_a_table_on_stdout_is_utf_8_whatever_the_terminal():
+    program = "import pandas; from mtlib.cli.texts import print_csv; print_csv(pandas.DataFrame({'text': ['übel 猫']}))"
+    latin = os.environ | {"PYTHONIOENCODING": "latin-1"}
+    done = subprocess.run([sys.executable, "-c", program], env=latin, capture_output=True, check=True)
+    assert done.stdout == "text\nübel 猫\n".encode()
 
 
 def test_a_closed_stdin_is_one_message(monkeypatch):

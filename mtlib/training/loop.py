@@ -288,13 +288,12 @@ class Training:
         """Means over the epoch's steps of everything recorded, draws by task, and the learning rate."""
         means = {name: self.sums[name] / self.counts[name] for name in sorted(self.sums)}
         draws = {f"draws_{task.name}": self.counts[f"draws_{task.name}"] for task in self.tasks}
-        rate = self.optimizer.param_groups[0]["lr"]
-        return {"epoch": epoch, "step": self.done, "learning_rate": rate, "examples": self.counts["examples"]} | (
-            means | draws
-        )
+        row = {"epoch": epoch, "step": self.done, "learning_rate": self.optimizer.param_groups[0]["lr"]}
+        return row | {"examples": self.counts["examples"]} | means | draws
 
     def _save(self) -> None:
-        """A checkpoint: everything that cannot be recomputed from the step."""
+        """A checkpoint: everything that cannot be recomputed from the step; of weights that are no numbers, none."""
+        expect_finite(self.model, self.done)
         if not self.ranks.first:
             return
         begun = time.monotonic()

@@ -4,10 +4,12 @@ import os
 import shutil
 
 import pytest
-from store_helpers import snapshot
+from store_helpers import fork, snapshot
 from typer.testing import CliRunner
 
 from mtlib.cli import app
+from mtlib.errors import ConfigurationError
+from mtlib.study.submissions import write_submissions
 from mtlib.training.runs import RunStore
 
 
@@ -92,20 +94,15 @@ def test_a_run_with_a_damaged_configuration_is_removed_by_its_id(run, tmp_path):
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")
-def test_results_that_may_not_be_read_are_one_message(tmp_path):
-    from store_helpers import fork
-
-    tmp_path.chmod(0o755)
-    (tmp_path / "runs").mkdir(mode=0o700)
+def test_results_that_may_not_be_read_are_one_message(public):
+    (public / "runs").mkdir(mode=0o700)
 
     def as_nobody():
         os.setgroups([])
         os.setuid(65534)
-        code, text = command("runs", "--results", tmp_path)
+        code, text = command("runs", "--results", public)
         assert code == 74 and text.startswith("mtlib: ") and "Permission denied" in text
 
-    for parent in tmp_path.parents[:3]:
-        parent.chmod(0o755)
     assert fork(as_nobody) == 0
 
 
@@ -123,4 +120,6 @@ def test_nothing_is_written_into_a_run_or_a_stored_model(run, tmp_path, argument
             place.symlink_to(run.path)
         code, text = command(arguments[0], run.path, *arguments[1:-1], place / arguments[-1])
         assert code == 64 and "expected a folder outside of runs and stored models" in text
+        with pytest.raises(ConfigurationError, match="expected a folder outside of runs"):
+            write_submissions(run, place / arguments[-1], "x")
     assert snapshot(run.path) == before

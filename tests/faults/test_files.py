@@ -162,14 +162,16 @@ def test_everything_below_a_folder_is_synced(tmp_path, monkeypatch):
     assert sorted(synced) == sorted(map(str, [tmp_path, *tmp_path.rglob("*")])) and synced[-1] == str(tmp_path)
 
 
-def test_sweep_removes_what_dead_processes_left(tmp_path):
+def test_sweep_removes_what_dead_processes_left(tmp_path, request):
     dead = os.fork()
     if dead == 0:
         os._exit(0)
     os.waitpid(dead, 0)
+    alive = subprocess.Popen(["sleep", "600"])
+    request.addfinalizer(alive.kill)
     gone = [f".tmp-{dead}-5", f".tmp-{dead}-scores.json", f".tmp-{os.getpid()}-7", ".tmp-999999999-1"]
     kept = [
-        f".tmp-{os.getppid()}-5",
+        f".tmp-{alive.pid}-5",
         ".tmp-x-5",
         f".tmp-{10**30}-1",
         "step-00000001",

@@ -60,11 +60,11 @@ def test_killed_after_every_step(whole, tmp_path):
         assert experiment.outcome(folder) == expected, f"killed after step {step}"
 
 
-def test_killed_seven_times_in_one_run(whole, tmp_path):
+def test_killed_again_and_again_in_one_run(whole, tmp_path):
     """With checkpoints at most at the ends of epochs, as in real runs, so that most kills cost several steps."""
     experiment, _, expected = whole
     last = experiment.steps
-    for step in sorted({1, 2, last // 2, last // 2 + 1, last - 2, last - 1, last} | {last - 3}):
+    for step in sorted({1, 2, last // 2, last // 2 + 1, last - 3, last - 2, last - 1, last}):
         assert experiment.child(tmp_path, after_step(step), minutes=1e9) == DIED
     assert experiment.child(tmp_path, minutes=1e9) == 0
     assert experiment.outcome(tmp_path) == expected

@@ -274,6 +274,17 @@ def test_a_missing_table_is_named(finished):
         run.read_frame("no-such.csv")
 
 
+def test_a_best_model_exchanged_before_the_end_is_not_finished_with(tmp_path):
+    experiment = tiny(SMART_BALL)  # its first epoch is the best
+    assert experiment.child(tmp_path, lambda patch: patch.setattr(loop.Training, "finish", lambda self: kill())) < 0
+    (run,) = RunStore(tmp_path).all()
+    other = mtlib.MultitaskModel.from_pretrained(run.path / "model")
+    with torch.no_grad():
+        other.heads["sst"].bias += 1
+    other.save_pretrained(run.path / "model")
+    assert experiment.child(tmp_path) == 66 and not run.complete
+
+
 def test_a_run_finished_before_files_were_sealed_is_still_read(finished, tmp_path):
     (run,) = RunStore(finished).all()
     about = (run.path / "status.json").read_bytes()

@@ -5,10 +5,8 @@ import errno
 import json
 import os
 import resource
-import shutil
 import signal
 import sys
-import tempfile
 import warnings
 from pathlib import Path
 
@@ -27,6 +25,7 @@ from store_helpers import (
 )
 
 from mtlib.errors import CheckpointError, ConfigurationError, StorageError
+from mtlib.training import files
 from mtlib.training.checkpoints import Checkpoint, CheckpointStore, RunLock, write_atomic, write_json
 from mtlib.training.signals import Interruption
 
@@ -287,9 +286,8 @@ def test_read_only_file_system(tmp_path):
     expect_success(fork(work))
 
 
-def test_folder_without_permission():
-    root = Path(tempfile.mkdtemp())
-    root.chmod(0o755)
+def test_folder_without_permission(public):
+    root = public
     try:
         store = store_of(root / "checkpoints", 1)
         store.folder.chmod(0o555)
@@ -310,12 +308,12 @@ def test_folder_without_permission():
         assert fork(work) == 0
     finally:
         (root / "checkpoints").chmod(0o755)
-        shutil.rmtree(root)
 
 
-@pytest.mark.parametrize("call", ["fsync", "rename", "mkdir"])
+@pytest.mark.parametrize("call", ["open", "fsync", "rename", "mkdir", "unlink", "rmdir"])
 def test_input_output_error_at_every_call(tmp_path, call, monkeypatch):
-    original, outcomes = getattr(os, call), []
+    module = files if call == "open" else os
+    original, outcomes = open if call == "open" else getattr(os, call), []
     for point in range(6):
         folder = tmp_path / str(point)
         store, count = store_of(folder, 1, keep=1), iter(range(100))
@@ -326,7 +324,7 @@ def test_input_output_error_at_every_call(tmp_path, call, monkeypatch):
             return original(*arguments, **options)
 
         with monkeypatch.context() as patch:
-            patch.setattr(os, call, fail)
+            patch.setattr(module, call, fail, raising=False)
             try:
                 store.save(2, *content(2))
                 error = None
@@ -337,7 +335,7 @@ def test_input_output_error_at_every_call(tmp_path, call, monkeypatch):
         outcomes.append((found.step, error is not None and "EIO" in error))
         store.save(3, *content(3))
         assert os.listdir(folder) == ["step-00000003"]
-    calls_before_rename = {"fsync": 4, "rename": 1, "mkdir": 1}[call]
+    calls_before_rename = {"open": 3, "fsync": 4, "rename": 1, "mkdir": 1, "unlink": 0, "rmdir": 0}[call]
     assert outcomes[:calls_before_rename] == [(1, True)] * calls_before_rename
     assert all(step == 2 for step, _ in outcomes[calls_before_rename:]) and (2, False) == outcomes[-1]
 
