@@ -6,6 +6,7 @@ import json
 import os
 import re
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,8 +17,10 @@ import transformers
 from torch import nn
 
 from mtlib import folders
+from mtlib.data.batches import forget_truncation
 from mtlib.data.cached import drop_damaged, snapshot
 from mtlib.errors import CheckpointError, ConfigurationError, StorageError
+from mtlib.fast import computing
 from mtlib.packaged import minilm_folder, mpnet_folder
 from mtlib.randomness import seeded
 
@@ -162,9 +165,17 @@ def load_folder(folder: Path) -> tuple[Any, transformers.PreTrainedTokenizerBase
         raise CheckpointError(
             f"{folder}: the encoder counts positions by padding {counted}, its tokenizer pads with {pad}"
         )
+    forget_truncation(tokenizer)  # the trial's
     if not torch.cuda.is_available():
         module.set_attn_implementation("eager")  # faster than torch's fused kernel on a CPU's short masked sequences
     return module, tokenizer
+
+
+def embedding_inputs(block: nn.Module, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What an encoder's embedding block is called with, of tokenized inputs: those that it reads."""
+    accepted = inspect.signature(block.forward).parameters
+    named = {"input_ids": "input_ids", "token_type_ids": "token_type_ids", "mask": "attention_mask"}
+    return {name: inputs[key] for name, key in named.items() if name in accepted and key in inputs}
 
 
 def position_padding(encoder: nn.Module) -> int | None:
@@ -222,6 +233,11 @@ def _try(module: Any, tokenizer: Any) -> None:
     hidden = module(**inputs).last_hidden_state
     if list(hidden.shape) != shape or not torch.isfinite(hidden).all():
         raise ValueError(f"expected {shape} finite numbers of a small batch, found {list(hidden.shape)} or others")
+    embeddings = module.embeddings(**embedding_inputs(module.embeddings, inputs))
+    with computing(module.embeddings, lambda *_, **__: embeddings):
+        again = module(**inputs).last_hidden_state
+    if not torch.allclose(hidden, again, rtol=1e-4, atol=1e-4):
+        raise ValueError("its embedding block computes something else by itself than within the encoder")
 
 
 def _tokenizer(folder: Path) -> transformers.PreTrainedTokenizerBase:

@@ -77,20 +77,31 @@ class FastEncoder:
 
     def __init__(self, encoder: nn.Module):
         self.encoder = encoder
+        modules = list(encoder.modules())
+        self._parts = [(each._modules, list(each._modules.values())) for each in modules if each._modules]
+        self._hooks = [
+            hooks for each in modules for hooks in (each._forward_hooks, each._forward_pre_hooks, each._backward_hooks)
+        ]
         self.places: dict[int, list[Place | None]] = {}
         """By layer, where its gradients go while a step collects them (`Gradients`)."""
         self.rows: Rows | None = None
         """Where the word embeddings' gradient goes then."""
         self._fixed: dict | None = None
 
-    def __deepcopy__(self, memo: dict) -> "FastEncoder":
-        return FastEncoder(copy.deepcopy(self.encoder, memo))
+    def __deepcopy__(self, memo: dict) -> "FastEncoder | None":
+        copied = copy.deepcopy(self.encoder, memo)
+        return FastEncoder(copied) if known(copied) else None
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether the encoder has the modules it had, and no hooks: what was put in later is left to transformers."""
+        return not any(self._hooks) and all([*parts.values()] == before for parts, before in self._parts)
 
     def embed(self, **inputs: Tensor) -> Tensor:
         """Output of the embedding block, [batch, tokens, hidden]: the block's own, with fast lookup and dropout."""
         block = self.encoder.embeddings
         words, dropped = block.word_embeddings, block.dropout.p if block.training else 0.0
-        if words.weight.device.type != "cpu":
+        if words.weight.device.type != "cpu" or not (dropped or torch.is_grad_enabled()):
             return block(**inputs)
 
         def look_up(ids: Tensor) -> Tensor:
@@ -143,12 +154,13 @@ class FastEncoder:
 
     def layers(self, dtype: torch.dtype) -> list[Weights]:
         """The layers' weights in `dtype`, part of the graph where gradients are on."""
-        if self._fixed is None:
+        fixed = self._fixed
+        if fixed is None:
             return self._cast(dtype)
         key = dtype, torch.is_grad_enabled(), torch.is_inference_mode_enabled()
-        if key not in self._fixed:
-            self._fixed[key] = self._cast(dtype)
-        return self._fixed[key]
+        if key not in fixed:
+            fixed[key] = self._cast(dtype)
+        return fixed[key]
 
     def _cast(self, dtype: torch.dtype) -> list[Weights]:
         return [Weights(*Cast.apply(dtype, *chain.from_iterable(fields))) for fields in self.parameters()]

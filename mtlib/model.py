@@ -4,7 +4,6 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from inspect import signature
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,9 +15,10 @@ from torch import nn
 from mtlib import storage
 from mtlib.data.batches import PAD_TO, TokenizedSplit
 from mtlib.device import Precision, autocast
-from mtlib.encoders import load_folder, position_padding
+from mtlib.encoders import embedding_inputs, load_folder, position_padding
 from mtlib.errors import ConfigurationError
 from mtlib.fast import FastEncoder, computing, enabled, known
+from mtlib.objectives.losses import wide
 from mtlib.prediction import evaluated, inputs_frame, inputs_of, predictions
 from mtlib.randomness import torch_generator
 from mtlib.tasks import Task
@@ -70,8 +70,8 @@ class MultitaskModel(nn.Module):
 
     @property
     def fast(self) -> FastEncoder | None:
-        """The encoder's fast path, where there is one for it and its device."""
-        return self._fast if self._fast and enabled(self.device) else None
+        """The encoder's fast path, where there is one for it, as it is now, and for its device."""
+        return self._fast if self._fast and self._fast.unchanged and enabled(self.device) else None
 
     def fixed(self) -> AbstractContextManager:
         """A context within which no weight changes: what is computed from the weights alone is computed once."""
@@ -87,17 +87,16 @@ class MultitaskModel(nn.Module):
     def embed_tokens(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Output of the encoder's embedding block (after LayerNorm and dropout), [batch, tokens, hidden]."""
         block = self.encoder.embeddings
-        accepted = signature(block.forward).parameters
-        wanted = [name for name in ("input_ids", "token_type_ids") if name in accepted and name in inputs]
-        tokens = {name: inputs[name] for name in wanted}
+        tokens = embedding_inputs(block, inputs)
         return self.fast.embed(**tokens) if self.fast else block(**tokens)
 
     def encode(self, inputs: Mapping[str, torch.Tensor], embeddings: torch.Tensor | None = None) -> torch.Tensor:
         """Sentence vectors [batch, hidden] of tokenized inputs, or of given embedding-block outputs."""
-        if embeddings is None:
-            embeddings = self.embed_tokens(inputs)
-        if self.fast:
-            hidden = self.fast(embeddings, inputs["attention_mask"])
+        if fast := self.fast:
+            given = self.embed_tokens(inputs) if embeddings is None else embeddings
+            hidden = fast(given, inputs["attention_mask"])
+        elif embeddings is None:
+            hidden = self.encoder(**inputs).last_hidden_state
         else:
             with computing(self.encoder.embeddings, lambda *_, **__: embeddings):
                 hidden = self.encoder(**inputs).last_hidden_state
@@ -105,6 +104,7 @@ class MultitaskModel(nn.Module):
 
     def pool(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Sentence vectors [batch, hidden] of the last hidden state [batch, tokens, hidden]; mask [batch, tokens]."""
+        hidden = wide(hidden)
         if self.pooling == "cls":
             return hidden[:, 0]
         weights = mask.unsqueeze(-1).to(hidden.dtype)

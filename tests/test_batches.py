@@ -1,5 +1,7 @@
 """Batches: every example once a pass, little padding, and the same batch for the same step."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -134,6 +136,19 @@ def test_the_same_texts_are_tokenized_once(tokenizer, monkeypatch):
         frame.loc[4, "text_b"] += "s"
         TokenizedSplit(QQP, frame, tokenizer, 60)
     assert len(batches._kept) == batches.KEPT
+
+
+def test_tokens_are_kept_by_which_inputs_the_tokenizer_gives_and_where_a_text_ends(tokenizer):
+    without, left = copy.deepcopy(tokenizer), copy.deepcopy(tokenizer)
+    without.model_input_names = ["input_ids", "attention_mask"]
+    left.truncation_side = "left"
+    pair = [["red cat"], ["an old dog that sleeps"]]
+    assert set(batches.tokenize(without, pair, 8).columns) == {"input_ids"}
+    assert set(batches.tokenize(tokenizer, pair, 8).columns) == {"input_ids", "token_type_ids"}
+    cut = [batches.tokenize(each, pair, 6).columns["input_ids"].tolist() for each in (left, tokenizer)]
+    assert cut[0] != cut[1]
+    split = (["a\x1fb c", "d"], ["a", "b c\x1fd"])
+    assert len({str(batches.tokenize(tokenizer, [texts], 8).lengths) for texts in split}) == 2
 
 
 def test_a_part_has_the_same_examples(split):

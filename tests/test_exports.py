@@ -182,6 +182,13 @@ def test_an_onnx_file_knows_its_tasks_and_gives_names_and_vectors(exported):
         onnx.predict("foo", "a")
 
 
+def test_an_onnx_file_answers_no_texts_with_no_rows(exported):
+    model, folder = exported
+    onnx = OnnxModel(folder / FLOAT32)
+    for task in ("sst", "qqp"):
+        pd.testing.assert_frame_equal(onnx.predict(task, []), model.predict(task, []), check_dtype=False)
+
+
 def test_int8_is_smaller_and_near(exported):
     model, folder = exported
     small, whole = folder / "model-int8.onnx", folder / FLOAT32

@@ -16,6 +16,7 @@ from mtlib import fast
 from mtlib.data.batches import TokenizedSplit
 from mtlib.encoders import find_encoder
 from mtlib.errors import CheckpointError
+from mtlib.exports import plain_outputs
 from mtlib.gradients import Gradients
 from mtlib.model import MultitaskModel
 from mtlib.objectives.bregman import Bregman
@@ -304,6 +305,34 @@ def test_encoders_it_does_not_know_are_left_to_transformers():
     config = transformers.DistilBertConfig(dim=32, n_layers=1, n_heads=2, hidden_dim=64)
     assert MultitaskModel(transformers.DistilBertModel(config), model.tokenizer, (SST,)).fast is None
     assert not fast.enabled(torch.device("mps")) and not fast.enabled(torch.device("xpu"))
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_what_is_put_into_an_encoder_later_is_computed_too(copied):
+    class Adapter(nn.Linear):  # as peft's: the weight and bias that it wraps are its own
+        def forward(self, x):
+            return super().forward(x) + 1
+
+    model = make().eval()
+    batch = batch_of(model)
+    before = model("qqp", batch.inputs)
+    query = model.encoder.encoder.layer[0].attention.self.value
+    adapter = Adapter(query.in_features, query.out_features)
+    adapter.weight, adapter.bias = query.weight, query.bias
+    assert model.fast is not None
+    model.encoder.encoder.layer[0].attention.self.value = adapter
+    model = copy.deepcopy(model) if copied else model
+    assert model.fast is None and (model("qqp", batch.inputs) != before).any()
+    torch.testing.assert_close(model.encode(batch.inputs), plain_outputs(model, batch.inputs)[0])
+
+
+def test_a_hook_is_called():
+    model, calls = make().eval(), []
+    hook = model.encoder.encoder.layer[1].register_forward_hook(lambda *_: calls.append(1))
+    model("qqp", batch_of(model).inputs)
+    assert calls == [1] and model.fast is None
+    hook.remove()
+    assert model.fast is not None
 
 
 def test_masks_of_the_devices_own_generator_are_functions_of_its_seed_and_keep_the_mean():

@@ -1,6 +1,7 @@
 """The model: what its outputs are, that batching does not change them, and what storing it keeps."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -62,6 +63,31 @@ def test_other_bert_like_encoders_work(kind, model):
     x = other.embed_tokens(batch.inputs)
     torch.testing.assert_close(other("sst", batch.inputs, x), other("sst", batch.inputs))
     assert other("sst", batch.inputs).shape == (2, 5)
+
+
+def test_a_convolution_over_tokens_does_not_see_the_padding(model):
+    small = {"vocab_size": 30522, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    encoder = transformers.DebertaV2Model(transformers.DebertaV2Config(**small, conv_kernel_size=3, conv_act="gelu"))
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    other = MultitaskModel(encoder, model.tokenizer, TASKS).eval()
+    split = other.tokenize(SST, ["red cat", "the old dog never sings with the small blue birds"])
+    pair, alone = split.batch([0, 1]).inputs, split.batch([0]).inputs
+    given = other.encode(pair, other.embed_tokens(pair))
+    torch.testing.assert_close(given, other.encode(pair))
+    torch.testing.assert_close(given[:1], other.encode(alone, other.embed_tokens(alone)))
+
+
+@pytest.mark.parametrize("kind", ["DistilBert", "Bert"])
+def test_threads_that_predict_at_once_get_their_own_answers(kind, model):
+    config = transformers.DistilBertConfig(dim=32, n_layers=3, n_heads=2, hidden_dim=64)
+    other = MultitaskModel(transformers.DistilBertModel(config), model.tokenizer, TASKS) if kind != "Bert" else model
+    texts = [f"{number} red cat{' sleeps' * number}" for number in range(8)] * 6
+    alone = [other.eval().predict("sst", text)["p0"].item() for text in texts[:8]] * 6
+    with ThreadPoolExecutor(4) as pool:
+        found = [frame["p0"].item() for frame in pool.map(lambda text: other.predict("sst", text), texts)]
+    np.testing.assert_allclose(found, alone, rtol=1e-4)
 
 
 def test_predictions_do_not_depend_on_batching(model):
@@ -230,6 +256,19 @@ def test_storing_keeps_every_bit(model, tmp_path):
     plain = transformers.AutoModel.from_pretrained(tmp_path / "model")
     batch = model.tokenize(SST, ["red cat"]).batch([0])
     torch.testing.assert_close(plain(**batch.inputs)[0], model.encoder(**batch.inputs)[0])
+
+
+def test_a_model_that_is_loaded_and_stored_again_has_the_same_seal(model, tmp_path):
+    model.save_pretrained(tmp_path / "a")
+    MultitaskModel.from_pretrained(tmp_path / "a").save_pretrained(tmp_path / "b")
+    assert (tmp_path / "a" / "multitask.json").read_bytes() == (tmp_path / "b" / "multitask.json").read_bytes()
+    stored = json.loads((tmp_path / "b" / "tokenizer.json").read_text())
+    assert stored["truncation"] is None and stored["padding"] is None
+
+
+def test_sentence_vectors_are_averaged_in_float32(model):
+    hidden, mask = torch.randn(2, 400, 32).bfloat16(), torch.ones(2, 400)
+    torch.testing.assert_close(model.pool(hidden, mask), hidden.float().mean(1))
 
 
 def test_stored_models_that_do_not_fit_are_refused(model, tmp_path):

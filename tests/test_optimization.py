@@ -4,10 +4,12 @@ import math
 
 import pytest
 import torch
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.optim import lr_scheduler
 
+from mtlib.errors import ConfigurationError
 from mtlib.training.optimization import halving, learning_rate_factor, parameter_groups, set_learning_rate
 
 
@@ -123,6 +125,14 @@ def test_layer_decay_multiplies_from_the_heads_down():
     optimizer.step()
     torch.testing.assert_close(before - model.encoder.encoder.layer[0].weight.detach(), torch.full((2, 2), 0.1))
     assert optimizer.param_groups[0]["lr"] == 0.4  # that of the history
+
+
+def test_layer_decay_needs_layers():
+    config = transformers.AlbertConfig(hidden_size=32, embedding_size=8, num_attention_heads=2, intermediate_size=64)
+    model = torch.nn.ModuleDict({"encoder": transformers.AlbertModel(config), "heads": torch.nn.ModuleDict()})
+    with pytest.raises(ConfigurationError, match="layer_decay: expected an encoder whose layers are numbered"):
+        parameter_groups(model, 0.1, 0.5)
+    assert len(parameter_groups(model, 0.1)) == 2
 
 
 def test_without_layer_decay_the_groups_are_two_and_have_no_scale():

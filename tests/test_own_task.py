@@ -1,11 +1,13 @@
 """A task of one's own: what is read of an ordinary CSV file, what is made of it, and what is refused."""
 
+import dataclasses
 import io
 import os
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import made_up_corpus, write_corpus
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +21,8 @@ from mtlib.data.report import check
 from mtlib.data.tsv import unfit_id
 from mtlib.errors import ConfigurationError, DataError, StorageError
 from mtlib.tasks import TASKS, Task
+from mtlib.training.runs import RunStore
+from mtlib.training.start import Start
 
 TOPICS = ["sport", "science", "money"]
 
@@ -177,6 +181,33 @@ def test_given_splits_stay_and_train_gives_what_is_missing():
             corpus_of_frames("own", {task: parts})
     with pytest.raises(ConfigurationError, match="1 together"):
         corpus_of_frames("own", {task: frame}, shares=(0.5, 0.1, 0.1))
+
+
+def two_of_one_name():
+    """Corpora whose tasks are called alike: three topics, and whether it is about sport."""
+    topics = table()
+    sport = topics.assign(topic=np.where(topics["topic"] == "sport", "yes", "no"))
+    described = [own_task("news", each, text="headline", label="topic") for each in (topics, sport)]
+    return [mtlib.Corpus.from_frames("c", {task: each}) for task, each in zip(described, (topics, sport), strict=True)]
+
+
+def test_a_run_is_trained_with_its_corpus_s_task_whatever_was_made_after_it(tmp_path):
+    topics, sport = two_of_one_name()
+    experiment = mtlib.experiment("smoke", tasks=["news"], epochs=1, steps_per_epoch=2)
+    for corpus in (topics, sport, topics):
+        run = mtlib.fit(experiment, corpus, tmp_path, progress="none")
+        assert run.complete and run.model().tasks == corpus.tasks
+        assert run.predictions("dev", "news")["label"].tolist() == corpus["news"].dev["label"].tolist()
+
+
+def test_a_head_goes_on_from_its_parent_s_whatever_its_task_is_titled(tmp_path):
+    topics, _ = two_of_one_name()
+    first = mtlib.experiment("smoke", tasks=["news"], epochs=1, steps_per_epoch=2)
+    trained = mtlib.fit(first, topics, tmp_path, progress="none").model()
+    titled = tuple(dataclasses.replace(task, title="Headlines by topic") for task in topics.tasks)
+    child = mtlib.experiment("smoke", tasks=["news"], start_from=first)
+    start = Start(child, dataclasses.replace(topics, tasks=titled), RunStore(tmp_path)).model()
+    assert start.tasks == titled and torch.equal(start.heads["news"].weight, trained.heads["news"].weight)
 
 
 def test_every_fault_of_a_table_is_named_by_row():

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -155,20 +156,24 @@ class Tokens:
 
 
 _kept: dict[tuple, Tokens] = {}
+_one_at_a_time = threading.Lock()
+"""A tokenizer is changed by being called, for its truncation: threads that predict at once wait for one another."""
 
 
 def tokenize(tokenizer: Tokenizer, texts: Sequence[list[str]], max_tokens: int) -> Tokens:
     """Tokens of one text list or of two (pairs), cut to `max_tokens` an example; of a pair the longer text first.
 
-    The process keeps what it tokenized last, by the texts' and the tokenizer's content.
+    The process keeps what it tokenized last, by the texts', and the tokenizer's content and which inputs it gives.
     """
-    content = _fingerprint("\x1f".join([str(len(column)), *column]) for column in texts)
-    key = content, _vocabulary(tokenizer, len(tokenizer)), max_tokens
-    tokens = _kept.pop(key, None) or _tokenized(tokenizer, texts, max_tokens)
-    forget_truncation(tokenizer)
-    _kept[key] = tokens
-    while len(_kept) > KEPT:
-        del _kept[next(iter(_kept))]
+    content = _fingerprint("\x1f".join([*(str(len(text)) for text in column), "", *column]) for column in texts)
+    gives = tuple(tokenizer.model_input_names), tokenizer.truncation_side
+    key = content, _vocabulary(tokenizer, len(tokenizer)), gives, max_tokens
+    with _one_at_a_time:
+        tokens = _kept.pop(key, None) or _tokenized(tokenizer, texts, max_tokens)
+        forget_truncation(tokenizer)
+        _kept[key] = tokens
+        while len(_kept) > KEPT:
+            del _kept[next(iter(_kept))]
     return tokens
 
 

@@ -12,10 +12,11 @@ from mtlib.objectives.penalty import Dropout, Penalty, Step
 class RDrop(Penalty):
     """Half the symmetric divergence l_s(f'(x), f(x)) / 2 of two passes under different dropout masks.
 
-    weight: the paper's alpha (1 to 5 there; it takes .1 to 1 for GLUE).
+    weight: alpha of the authors' code, whose task loss is the mean of both passes (1 to 5; .1 to 1 for GLUE). The
+        paper's equation adds both up, which is twice that loss with twice this weight for its alpha.
     dropout: has to be "independent": under one mask both passes are the same and the penalty is always 0.
-    Where it deviates from the paper: the task loss is that of the first pass alone, where the paper takes the mean over
-    both (the same in expectation); the embedding block's own dropout is shared by both, because it runs once; of a
+    Where it deviates from the paper: the task loss is that of the first pass alone, which is the mean over both in
+    expectation; the embedding block's own dropout is shared by both, because it runs once; of a
     regression, whose output has no distribution, it is half the squared difference.
     The gradient flows into both passes. One step costs 6 passes where plain training costs 3. Logs rdrop/penalty.
     Related: `Smart` with direction "none" is twice this penalty. Source: Wu et al. 2021, equation 2.

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from mtlib.averages import Average
-from mtlib.errors import CheckpointError
+from mtlib.errors import CheckpointError, ConfigurationError
 from mtlib.experiments import Schedule
 from mtlib.objectives.aggregation import Aggregation
 from mtlib.objectives.penalty import Penalty
@@ -28,7 +28,10 @@ def parameter_groups(model: torch.nn.Module, weight_decay: float, layer_decay: f
     layer_decay: below 1, the learning rate of a part is that of the part above it times this: `scale` of a group is
         layer_decay^d, d being 0 for the heads, 1 for the last layer, and one more than the first layer's for the
         embeddings (Clark et al. 2020, ELECTRA; discriminative fine-tuning of Howard and Ruder 2018).
+    Raises ConfigurationError for a layer_decay below 1 where no layer has a number (in ALBERT all layers are one).
     """
+    if layer_decay < 1 and not any(LAYER.search(name) for name, _ in model.named_parameters()):
+        raise ConfigurationError("layer_decay: expected an encoder whose layers are numbered, found one without any")
     depths: dict[int, list[torch.nn.Parameter]] = defaultdict(list)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

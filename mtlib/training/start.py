@@ -15,7 +15,7 @@ from mtlib.experiments import FORMAT, NAMING, Optimisation
 from mtlib.identity import said, sha256
 from mtlib.model import MultitaskModel
 from mtlib.storage import stored_seal
-from mtlib.tasks import TASKS
+from mtlib.tasks import TASKS, learn
 from mtlib.training.files import make_folder, storage
 from mtlib.training.runs import Run, RunStore
 
@@ -32,13 +32,16 @@ class Start:
     Of the corpus it sees only the tasks that it and its ancestors train on: a run is the same whatever lies beside
     them. Phrases belong to it where the experiment draws them. The other run is that of `experiment.start_from` on the
     same corpus; it need not be finished before `model` is called. given: the whole corpus, for those that it needs.
-    Raises DataError for a corpus without one of the tasks.
+    The tasks are the corpus's own, known from then on (`learn`). Raises DataError for a corpus without one of them,
+    ConfigurationError where code registered another task under a name of theirs.
     """
 
     def __init__(self, experiment: Optimisation, corpus: Corpus, store: RunStore) -> None:
         self.experiment, self.given, self.store = experiment, corpus, store
         trained = [name for each in (experiment, *experiment.ancestors()) for name in each.task_names]
         self.plain = corpus.only(list(dict.fromkeys(trained)))
+        for task in self.plain.tasks:
+            learn(task)
         self.corpus = with_phrases(self.plain) if getattr(experiment, "phrases", 0) else self.plain
         self.parent: Start | None = None
         if experiment.start_from is not None:
@@ -112,7 +115,7 @@ class Start:
             seed=self.experiment.seed,
         )
         for task in stored.tasks if stored else ():
-            if stored and task in model.tasks:
+            if stored and task.name in model.heads:
                 model.heads[task.name].load_state_dict(stored.heads[task.name].state_dict())
         return model
 

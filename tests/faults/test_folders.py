@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+import transformers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from run_helpers import encoder
@@ -112,6 +113,16 @@ def test_an_encoder_without_an_embedding_block_is_refused(folder):
     transformers.T5Model(config).save_pretrained(folder)
     with pytest.raises(ConfigurationError, match="no embedding block"):
         find_encoder(str(folder)).load()
+
+
+def test_an_encoder_whose_embedding_block_is_not_all_of_its_input_is_refused(folder):
+    config = transformers.LongformerConfig(
+        vocab_size=30522, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64,
+        attention_window=8, pad_token_id=0,
+    )  # fmt: skip
+    transformers.LongformerModel(config, add_pooling_layer=False).save_pretrained(folder)
+    with pytest.raises(CheckpointError, match="no encoder can be loaded"):
+        load_folder(folder)
 
 
 def sharded(folder: Path, *names: str) -> None:
