@@ -167,36 +167,6 @@ def test_training_learns_what_can_be_learnt(tmp_path):
     assert run.history["train_loss"].iloc[-1] < 0.2 < 1.0 < run.history["train_loss"].iloc[0]
 
 
-@pytest.mark.parametrize("penalties", [[], [mtlib.Smart(weight=1.0), mtlib.Bregman(weight=1.0, decay=0.9)]])
-def test_a_run_interrupted_at_any_step_resumes_to_the_same_bits(corpus, tmp_path, monkeypatch, penalties):
-    experiment = smoke(sampler="annealed", epochs=3, steps_per_epoch=3, schedule="halve", penalties=penalties)
-    whole = fit(experiment, corpus, tmp_path / "whole")
-    step = loop.Training._step
-
-    class Killed(BaseException):
-        pass
-
-    def dying(self, number):
-        step(self, number)
-        self.minutes = 0  # a checkpoint after every step
-        if number % 2 == 0 and number not in died:
-            died.add(number)
-            self._record([], {})
-            self.done = number + 1
-            raise Killed
-
-    died: set[int] = set()
-    monkeypatch.setattr(loop.Training, "_step", dying)
-    for _ in range(20):
-        try:
-            resumed = fit(experiment, corpus, tmp_path / "resumed", minutes=0)
-            break
-        except Killed:
-            assert RunStore(tmp_path / "resumed").all()[0].status == "failed"
-    assert len(died) == 5
-    assert contents(resumed) == contents(whole)
-
-
 def test_sigterm_between_steps_saves_and_exits(corpus, tmp_path, monkeypatch):
     import os
     import signal

@@ -33,21 +33,20 @@ def finished(experiment, tmp_path_factory):
     return experiment, folder, experiment.outcome(folder)
 
 
-def test_the_experiments_cover_what_a_resume_has_to_keep(tmp_path):
-    for name in (SMART_AND_TEACHER, SMART_BALL):
-        experiment = tiny(name)
-        (tmp_path / name).mkdir()
-        assert experiment.child(tmp_path / name) == 0
-        (run,) = RunStore(tmp_path / name).all()
-        rates = run.history["learning_rate"] / experiment.settings.learning_rate
-        if name == SMART_AND_TEACHER:
-            assert rates.tolist() == [1, 1, 1, 1, 0.5, 0.5, 0.5, 0.25], "it halves twice, kills lie before and after"
-            draws = run.history.filter(like="draws_")
-            assert (draws.nunique() > 1).any(), "annealed: the tasks' shares differ from epoch to epoch"
-            assert {"smart/penalty", "bregman/penalty", "teacher_mean"} <= set(run.history)
-        else:
-            assert run.best_epoch == 1, "the best epoch lies before most kills and stays the best"
-            assert (run.history["smart/radius"] < 0.2).all()
+def test_the_experiments_cover_what_a_resume_has_to_keep(whole):
+    experiment, folder, _ = whole
+    (run,) = RunStore(folder).all()
+    rates = (run.history["learning_rate"] / experiment.settings.learning_rate).tolist()
+    if experiment == tiny(SMART_AND_TEACHER):
+        assert rates == [1, 1, 1, 1, 0.5, 0.5, 0.5, 0.25], "it halves twice, kills lie before and after"
+        draws = run.history.filter(like="draws_")
+        assert (draws.nunique() > 1).any(), "annealed: the tasks' shares differ from epoch to epoch"
+        assert {"smart/penalty", "bregman/penalty", "teacher_mean"} <= set(run.history)
+    elif experiment == tiny(SMART_BALL):
+        assert run.best_epoch == 1, "the best epoch lies before most kills and stays the best"
+        assert (run.history["smart/radius"] < 0.2).all()
+    else:
+        assert experiment == tiny(PRETRAINING) and rates == [0.625, 0.125], "linear: those of steps 4 and 8"
 
 
 def test_killed_after_every_step(whole, tmp_path):
