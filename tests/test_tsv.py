@@ -349,26 +349,38 @@ NASTY = st.text(st.sampled_from('"\t\n\r,a 0\ufeff\u2028\x1c'))
 TOPICS = Task("topic", "classification", ("text",), "kind", "topics", classes=3)
 
 
+def unless_a_line_is_like_a_row(path, task, **options):
+    """The rows that are read; None where the file is refused, and a line inside a text is like a row of its own."""
+    try:
+        return read_file(path, task, empty="keep", **options).frame
+    except DataError as error:
+        assert "a quote left open: it would swallow the row" in str(error)
+        inside = [line for line in path.read_text().split("\n")[1:] if not re.match(r"\d+\tt\d+\t", line)]
+        assert any(line.count("\t") == 3 for line in inside)
+
+
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.tuples(TEXT | NASTY, st.integers(0, 2)), min_size=1, max_size=5))
 @example([('"', 0), ('""', 1), ('a"b', 2), ('"a"', 0), ('"\n"', 1), ("a\tb\n", 2)])
 @example([("a\nb\tc\n", 0), ("\n\n", 1), ("\r\n", 1), ("\ta", 1)])
+@example([("\n0\t0\t", 1)])
 def test_whatever_pandas_writes_is_read_back_identically(tmp_path_factory, rows):
     path = tmp_path_factory.getbasetemp() / "topics-train.csv"
     texts, labels = zip(*rows, strict=True)
     frame = pd.DataFrame({"id": [f"t{i}" for i in range(len(rows))], "text": texts, "kind": labels})
     frame.to_csv(path, sep="\t", lineterminator="\n")
-    read = read_file(path, TOPICS, empty="keep").frame
-    assert read["text_a"].tolist() == list(texts)
-    assert read["label"].tolist() == list(labels)
+    if (read := unless_a_line_is_like_a_row(path, TOPICS)) is not None:
+        assert read["text_a"].tolist() == list(texts)
+        assert read["label"].tolist() == list(labels)
 
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.tuples(TEXT | NASTY, TEXT | NASTY), min_size=1, max_size=5))
+@example([("", "\n0\t0\t\t")])
 def test_pairs_without_labels_are_read_back_identically(tmp_path_factory, rows):
     path = tmp_path_factory.getbasetemp() / "quora-test-student.csv"
     frame = pd.DataFrame(rows, columns=["sentence1", "sentence2"])
     frame.insert(0, "id", [f"t{i}" for i in range(len(rows))])
     frame.to_csv(path, sep="\t", lineterminator="\n")
-    read = read_file(path, QQP, labelled=None, empty="keep").frame
-    assert list(zip(read["text_a"], read["text_b"], strict=True)) == rows
+    if (read := unless_a_line_is_like_a_row(path, QQP, labelled=None)) is not None:
+        assert list(zip(read["text_a"], read["text_b"], strict=True)) == rows

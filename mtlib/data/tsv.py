@@ -1,7 +1,8 @@
 """The strict reader of tab-separated corpus files: nothing is guessed, repaired or swallowed.
 
 Fields are quoted as pandas writes them: a field with a quote, a tab or a line break stands in quotes, and its
-quotes are doubled. All faults of a file are collected before anything is raised.
+quotes are doubled. A line inside such a field that is itself like a row is a fault: it cannot be told from a quote that
+was left open, which would swallow rows. All faults of a file are collected before anything is raised.
 """
 
 import math
