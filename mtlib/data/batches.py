@@ -163,7 +163,7 @@ _one_at_a_time = threading.Lock()
 def tokenize(tokenizer: Tokenizer, texts: Sequence[list[str]], max_tokens: int) -> Tokens:
     """Tokens of one text list or of two (pairs), cut to `max_tokens` an example; of a pair the longer text first.
 
-    The process keeps what it tokenized last, by the texts', and the tokenizer's content and which inputs it gives.
+    The process keeps what it tokenized last, by the content of texts and tokenizer, and by which inputs that gives.
     """
     content = _fingerprint("\x1f".join([*(str(len(text)) for text in column), "", *column]) for column in texts)
     gives = tuple(tokenizer.model_input_names), tokenizer.truncation_side
