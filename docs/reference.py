@@ -32,6 +32,10 @@ def write_reference(name: str, results: Path, figures: Path, folder: Path, *, se
     executed = [path for path in sorted((results / "notebooks" / name).glob("*.ipynb")) if path.name.count(".") == 1]
     if not executed:
         raise MissingRunError(f"{results / 'notebooks' / name}: expected executed notebooks, found none")
+    notebooks = {path.name: kept(nbformat.read(path, as_version=4), sentences=sentences) for path in executed}
+    for name_of, notebook in notebooks.items():
+        if str(project_root()) in nbformat.writes(notebook):
+            raise StorageError(f"{name_of}: names {project_root()}, a folder of this machine")
     with storage("write", folder):
         shutil.rmtree(folder / "notebooks", ignore_errors=True)
         make_folder((folder / "notebooks").absolute())
@@ -42,12 +46,8 @@ def write_reference(name: str, results: Path, figures: Path, folder: Path, *, se
             for pattern in KEPT:
                 for path in sorted(source.glob(pattern)):
                     shutil.copy(path, folder)
-        for path in executed:
-            notebook = kept(nbformat.read(path, as_version=4), sentences=sentences)
-            nbformat.write(notebook, folder / "notebooks" / path.name)
-    for path in (folder / "notebooks").iterdir():
-        if str(project_root()) in path.read_text(encoding="utf-8"):
-            raise StorageError(f"{path}: names {project_root()}, a folder of this machine")
+        for name_of, notebook in notebooks.items():
+            nbformat.write(notebook, folder / "notebooks" / name_of)
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 

@@ -19,7 +19,7 @@ from mtlib.encoders import embedding_inputs, load_folder, position_padding
 from mtlib.errors import ConfigurationError
 from mtlib.fast import FastEncoder, computing, enabled, known
 from mtlib.objectives.losses import wide
-from mtlib.prediction import evaluated, inputs_frame, inputs_of, predictions
+from mtlib.prediction import answered, evaluated, inputs_frame, inputs_of, predictions
 from mtlib.randomness import torch_generator
 from mtlib.tasks import Task
 
@@ -148,15 +148,13 @@ class MultitaskModel(nn.Module):
         """
         known = self.task(task)
         temperature = self._temperature(known) if calibrated else 1.0
-        listed = inputs_of(known, inputs)
-        if not len(listed):
-            return self.predict(task, ("", "") if known.is_pair else "").iloc[:0]
+        options = {"batch_size": batch_size, "progress": progress}
+
+        def predict(listed: Sequence) -> pd.DataFrame:
+            return predictions(self, self.tokenize(known, listed), temperature, **options)
+
         with autocast(self.device, precision):
-            split = self.tokenize(known, listed)
-            frame = predictions(self, split, temperature, batch_size=batch_size, progress=progress).drop(columns="id")
-        if known.names:
-            frame.insert(1, "label", np.array(known.names, dtype=object)[frame["prediction"]])
-        return frame
+            return answered(known, inputs, predict)
 
     def _temperature(self, task: Task) -> float:
         if task.kind != "regression" and task.name not in self.temperatures:

@@ -5,7 +5,7 @@ import json
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from torch import nn
 from mtlib.data.batches import TokenizedSplit
 from mtlib.errors import CheckpointError, ConfigurationError
 from mtlib.exports import TOLERANCE, plain_outputs, save_tokenizer, trial
-from mtlib.prediction import answers_to, inputs_frame, inputs_of
+from mtlib.prediction import answered, answers_to, inputs_frame
 from mtlib.tasks import Task
 from mtlib.training.files import outside_runs, staged
 
@@ -182,11 +182,9 @@ class OnnxModel:
         known = next((each for each in self.tasks if each.name == task), None)
         if known is None:
             raise ConfigurationError(f"unknown task {task!r}: this file has {', '.join(t.name for t in self.tasks)}")
-        listed = inputs_of(known, inputs)
-        if not len(listed):
-            return self.predict(task, ("", "") if known.is_pair else "").iloc[:0]
-        frame = inputs_frame(known, listed)
-        found = self.predictions(TokenizedSplit(known, frame, self.tokenizer, self.max_tokens)).drop(columns="id")
-        if known.names:
-            found.insert(1, "label", np.array(known.names, dtype=object)[found["prediction"]])
-        return found
+
+        def predict(listed: Sequence) -> pd.DataFrame:
+            frame = inputs_frame(known, listed)
+            return self.predictions(TokenizedSplit(known, frame, self.tokenizer, self.max_tokens))
+
+        return answered(known, inputs, predict)

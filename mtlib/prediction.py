@@ -77,6 +77,18 @@ def answers(task: Task, logits: torch.Tensor, temperature: float = 1.0) -> pd.Da
     return pd.DataFrame({"prediction": probabilities.argmax(axis=1), **columns})
 
 
+def answered(task: Task, inputs: Any, predict: Callable[[Sequence], pd.DataFrame]) -> pd.DataFrame:
+    """A row for each of `inputs`, with the predicted class's name; no texts, no rows.
+
+    predict: gives `predictions` of a list of what `task` reads.
+    """
+    listed = inputs_of(task, inputs)
+    frame = predict(listed if len(listed) else [("", "") if task.is_pair else ""]).drop(columns="id")
+    if task.names:
+        frame.insert(1, "label", np.array(task.names, dtype=object)[frame["prediction"]])
+    return frame.iloc[: len(listed)]
+
+
 def inputs_of(task: Task, inputs: Any) -> Sequence | np.ndarray | pd.Series:
     """`inputs` as a list of what `task` reads: one text, or one pair as a tuple of two texts, is a list of one.
 

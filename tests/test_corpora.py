@@ -1,11 +1,14 @@
 """Figures of a corpus show its own numbers, a panel a task in the tables' order."""
 
+from dataclasses import replace
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import made_up_corpus
 
+from mtlib.data.corpus import Corpus
 from mtlib.encoders import find_encoder
 from mtlib.study import corpora
 from mtlib.tasks import QQP, SST, TASKS, Task
@@ -23,6 +26,15 @@ def test_balance_is_that_of_every_labelled_split(corpus):
     drawn = sorted(bar.get_height() for bar in figure.axes[1].patches if bar.get_height())
     expected = corpus.balance().query("task == 'sst'")["share"]
     assert drawn == pytest.approx(sorted(expected))
+
+
+def test_the_legend_of_the_balance_has_a_split_that_one_task_alone_has(corpus):
+    sst = corpus["sst"]
+    one = Corpus(
+        "one", corpus.tasks, {name: replace(corpus[name], test=None) for name in ("qqp", "sts")} | {"sst": sst}
+    )
+    (legend,) = corpora.label_balance(one).legends
+    assert [text.get_text() for text in legend.get_texts()] == ["train", "dev", "test"]
 
 
 def test_histograms_count_every_example_of_a_corpus_with_a_fourth_task(monkeypatch):

@@ -184,14 +184,22 @@ def test_choosing_is_blind_to_the_reporting_half_and_to_test():
             e.select(candidates, part)
 
 
-def test_no_candidate_and_no_threshold_are_refused():
+def test_a_task_without_threshold_has_every_candidate():
+    candidates = {"a": member(0.4, 1), "b": member(0.6, 2)}
+    chosen = e.choose(candidates, ChoosingHalf(), {"sst": 2.0})
+    assert len(chosen.members["sst"]) == 1
+    assert list(chosen.members["qqp"]) == list(chosen.members["sts"]) == ["a", "b"]
+    assert chosen.notes["qqp"] == "QQP, no threshold: every candidate"
+
+
+def test_no_candidate_and_a_threshold_of_no_task_are_refused():
     with pytest.raises(ConfigurationError, match="at least one"):
         e.choose({}, ChoosingHalf())
     for of_none in (e.of_all, e.best):
         with pytest.raises(ConfigurationError, match="at least one system, found none"):
             of_none({})
-    with pytest.raises(ConfigurationError, match="no threshold for"):
-        e.choose({"a": member(0.4, 1)}, ChoosingHalf(), {"sst": 0.5})
+    with pytest.raises(ConfigurationError, match="threshold of an unknown task 'stt': known are sst"):
+        e.choose({"a": member(0.4, 1)}, ChoosingHalf(), {"stt": 0.5})
     constant = {("dev", "sts"): predictions("sts", 0.5, 1).assign(prediction=1.0)}
     with pytest.raises(ConfigurationError, match="mean: the score of every candidate is undefined"):
         e.best({"a": Stored(constant), "b": Stored(constant)})

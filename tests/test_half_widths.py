@@ -3,12 +3,13 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from mtlib.errors import ConfigurationError
 from mtlib.study import plots
 from mtlib.study import statistics as s
 from mtlib.study.eval_splits import Dev, Stored
-from mtlib.study.variances import Variances, variances
+from mtlib.study.variances import Variances, half_width, variances
 
 
 def simulated(rng, seeds: int, m: int, shift: float, of_seeds: float, difficulty, kind="sst"):
@@ -35,7 +36,7 @@ def test_what_a_few_seeds_predict_is_what_more_then_gave(kind):
         systems = {n: simulated(rng, 12, 550, shift, 0.02, difficulty, kind) for n, shift in (("a", 0.2), ("b", 0.25))}
         measured = variances(systems["a"][:4], systems["b"][:4], kind, Dev())
         (row,) = s.compare(systems, [("a", "b")], Dev(), [kind], draws=2000).to_dict("records")
-        ratios.append(s.half_width(measured, 12) / ((row["high"] - row["low"]) / 2))
+        ratios.append(half_width(measured, 12) / ((row["high"] - row["low"]) / 2))
     assert np.median(ratios) == pytest.approx(1, abs=0.1)
     assert sum(abs(ratio - 1) < 0.2 for ratio in ratios) >= 8, ratios
 
@@ -49,7 +50,7 @@ def test_at_one_seed_it_is_the_interval_over_examples():
         table = s.compare({"a": first, "b": second}, [("a", "b")], Dev(), ["sst"], draws=4000)
         widths.append(float((table["high"] - table["low"]).iloc[0] / 2))
     measured = variances(systems["a"], systems["b"], "sst", Dev())
-    assert s.half_width(measured, 1) == pytest.approx(np.mean(widths), rel=0.08)
+    assert half_width(measured, 1) == pytest.approx(np.mean(widths), rel=0.08)
 
 
 def test_the_parts_of_a_crossed_design_are_found_again():
@@ -68,13 +69,21 @@ def test_the_parts_of_a_crossed_design_are_found_again():
     assert measured.example + measured.rest == pytest.approx(np.var(answers, axis=1).mean() / m, rel=0.02)
 
 
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_of_seeds_alone_it_is_students_t(seeds):
+    for systems in (1, 2):
+        measured = Variances(seed=1e-5, example=0.0, rest=0.0, examples=500, systems=systems)
+        expected = stats.t.ppf(0.975, systems * (seeds - 1)) * (1e-5 / seeds) ** 0.5
+        assert half_width(measured, seeds) == pytest.approx(expected)
+
+
 def test_more_seeds_and_more_examples_never_widen_it():
     measured = Variances(seed=1e-5, example=2e-5, rest=4e-5, examples=500)
-    widths = [s.half_width(measured, seeds) for seeds in range(2, 50)]
+    widths = [half_width(measured, seeds) for seeds in range(2, 50)]
     assert all(b < a for a, b in zip(widths, widths[1:], strict=False))
     assert widths[-1] > 1.959 * 2e-5**0.5, "seeds alone do not help below what the examples leave"
-    assert s.half_width(measured, 10**9, 2000) == pytest.approx(1.95996 * (2e-5 / 4) ** 0.5, rel=1e-4)
-    assert s.half_width(measured, 5, level=0.9) < s.half_width(measured, 5)
+    assert half_width(measured, 10**9, 2000) == pytest.approx(1.95996 * (2e-5 / 4) ** 0.5, rel=1e-4)
+    assert half_width(measured, 5, level=0.9) < half_width(measured, 5)
 
 
 def test_the_mean_of_tasks_is_that_of_independent_examples():
@@ -104,12 +113,12 @@ def test_an_undefined_score_varies_by_an_undefined_amount():
         constant = Stored({key: frame.assign(prediction=value) for key, frame in runs[0].frames.items()})
         found = variances([*runs, constant], task="sts", on=Dev())
         assert np.isnan([found.seed, found.example, found.rest]).all() and found.examples == 50
-        assert np.isnan(s.half_width(found, 3))
+        assert np.isnan(half_width(found, 3))
 
 
 def test_the_plot_has_a_line_a_column_and_the_margin():
     measured = Variances(seed=1e-5, example=2e-5, rest=4e-5, examples=500)
     seeds = range(1, 11)
-    widths = pd.DataFrame({"mean": [s.half_width(measured, n) for n in seeds]}, index=list(seeds))
+    widths = pd.DataFrame({"mean": [half_width(measured, n) for n in seeds]}, index=list(seeds))
     axes = plots.half_widths(widths).axes[0]
     assert axes.lines[0].get_ydata().tolist() == widths["mean"].tolist() and axes.get_ylim()[0] == 0

@@ -127,10 +127,21 @@ def test_layer_decay_multiplies_from_the_heads_down():
     assert optimizer.param_groups[0]["lr"] == 0.4  # that of the history
 
 
-def test_layer_decay_needs_layers():
-    config = transformers.AlbertConfig(hidden_size=32, embedding_size=8, num_attention_heads=2, intermediate_size=64)
-    model = torch.nn.ModuleDict({"encoder": transformers.AlbertModel(config), "heads": torch.nn.ModuleDict()})
-    with pytest.raises(ConfigurationError, match="layer_decay: expected an encoder whose layers are numbered"):
+FUNNEL = transformers.FunnelConfig(vocab_size=9, block_sizes=[2, 2], d_model=8, n_head=2, d_head=4, d_inner=8)
+ALBERT = transformers.AlbertConfig(vocab_size=9, hidden_size=8, embedding_size=8, num_attention_heads=2)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "found"),
+    [
+        (transformers.AlbertModel(ALBERT), "one without any"),
+        (transformers.FunnelModel(FUNNEL), "2 numbered of 4"),
+    ],
+)
+def test_layer_decay_needs_layers(encoder, found):
+    model = torch.nn.ModuleDict({"encoder": encoder, "heads": torch.nn.ModuleDict()})
+    expected = f"layer_decay: expected an encoder whose layers are numbered, found {found}"
+    with pytest.raises(ConfigurationError, match=f"^{expected}$"):
         parameter_groups(model, 0.1, 0.5)
     assert len(parameter_groups(model, 0.1)) == 2
 

@@ -86,6 +86,14 @@ def test_one_pair_alone_has_a_row_a_task():
     assert [float(dot.get_xdata()[0]) for dot in dots] == table["difference"].tolist()
 
 
+def test_learning_curves_of_runs_with_other_tasks_have_all_of_them():
+    one = pd.DataFrame({"epoch": [1, 2], "sst": [0.2, 0.4], "mean": [0.2, 0.4]})
+    for runs in ({"one": one, "all": one.assign(qqp=0.6)}, {"all": one.assign(qqp=0.6), "one": one}):
+        figure = plots.learning_curves(runs)
+        assert {axes.get_title(): len(axes.get_lines()) for axes in figure.axes} == {"QQP": 1, "SST-5": 2, "Mean": 2}
+        assert {text.get_text() for text in figure.legends[0].get_texts()} == {"one", "all"}
+
+
 def test_learning_curves_ring_the_stored_epoch_and_say_how_many_examples_score_one():
     history = pd.DataFrame({"epoch": [1, 2, 3], "sst": [0.2, 0.4, 0.3], "mean": [0.3, 0.5, 0.4]})
     runs = {

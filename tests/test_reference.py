@@ -71,9 +71,12 @@ def test_a_bundle_of_runs_stays_and_all_else_is_replaced(study):
     assert not (place / "table_old.csv").exists() and not (place / "notebooks/99_old.ipynb").exists()
 
 
-def test_a_folder_of_this_machine_is_noticed(study):
+def test_a_folder_of_this_machine_is_noticed_before_anything_is_replaced(study):
+    place, _ = study(new_output("stream", text="mean 0.5"))
+    (place / "table_old.csv").write_bytes(b"before")
     with pytest.raises(StorageError, match="a folder of this machine"):
         study(new_output("stream", text=f"see {ROOT / 'x'}"))
+    assert (place / "table_old.csv").read_bytes() == b"before"
 
 
 @pytest.mark.parametrize("folder", ["/home/me/data", "../../x/data", "../data"])

@@ -166,6 +166,32 @@ def test_degrees_of_freedom_are_welchs(first, second):
     assert s.welch_freedom([[first[0]], second, second]) == pytest.approx(2 * (len(second) - 1))
 
 
+@given(st.floats(0.1, 0.9), st.floats(0.1, 0.9), st.integers(2, 5))
+def test_equal_seeds_are_equal_whatever_rounding_says(a, b, seeds):
+    assert s.welch_freedom([[a] * seeds, [b] * seeds]) == np.inf
+
+
+@pytest.mark.parametrize("differ", range(1, 9))
+def test_a_few_other_answers_are_not_more_certain_than_mcnemars(differ):
+    right = np.arange(400) < 280
+    better = right | (np.arange(400) < 280 + differ)
+    systems = {name: Stored({("dev", "qqp"): classes(each)}) for name, each in (("a", right), ("b", better))}
+    (row,) = s.compare(systems, [("a", "b")], Dev()).to_dict("records")
+    assert row["p"] >= 2 * 0.5**differ and row["resolved"] == ("yes" if differ > 5 else "no")
+
+
+def test_a_system_is_the_same_as_itself_at_several_seeds():
+    table = s.compare({"a": [system(1), system(2), system(3)]}, [("a", "a")], draws=200)
+    assert (table[["difference", "low", "high"]] == 0).all(axis=None) and (table["p"] == 1).all()
+
+
+def test_seeds_are_summed_up_over_the_tasks_that_all_have():
+    two = Stored({key: frame for key, frame in system(3).frames.items() if key[1] != "sts"})
+    table = s.seeds_summary({"three": [system(1), system(2)], "mixed": [system(1), two]})
+    assert set(table["task"]) == {"qqp", "sst", "mean", "evenness"}
+    assert table.notna().all(axis=None)
+
+
 def test_of_one_run_or_equal_ones_nothing_is_estimated():
     assert s.welch_freedom([[0.5], [0.7]]) == s.welch_freedom([[0.5, 0.5], [0.7]]) == np.inf
     assert (s._t_tails(np.inf, 9, 0) == 1).all() and (s._seed_draws(1, 9, 0, "a") == 0).all()

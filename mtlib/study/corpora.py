@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from mtlib.data.corpus import Corpus, tokens
-from mtlib.study.plots import PAGE_WIDTH, PALETTE, colour_of, panels, title_of, use_style
+from mtlib.study.plots import PAGE_WIDTH, PALETTE, colour_of, entries, panels, title_of, use_style
 from mtlib.tasks import TASKS, Task, in_order
 
 SCORES = {"majority": "s", "bag_of_words": "D", "ceiling": "^"}
@@ -26,9 +26,9 @@ def label_balance(corpus: Corpus) -> Figure:
         seaborn.barplot(rows, x="label", y="share", hue="split", palette=PALETTE[: rows["split"].nunique()], ax=place)
         place.set(title=title_of(task.name), xlabel=task.label_column.replace("_", " "), ylabel="")
         place.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        handles, names = place.get_legend_handles_labels()
         place.get_legend().remove()
     axes[0].set_ylabel("share of the examples")
+    handles, names = entries(axes)
     figure.legend(handles, names, loc="outside upper center", ncols=len(names))
     return figure
 

@@ -68,17 +68,21 @@ def choose(
 ) -> Ensemble:
     """An ensemble whose members reach the task's threshold on the choosing half of dev, task by task.
 
-    Where no candidate does, the best one stands alone and the note says so. Raises ConfigurationError when there is no
-    candidate, when a task has no threshold, or when `half` is anything but the choosing half.
+    Where no candidate does, the best one stands alone, and a task without threshold has every candidate; the notes say
+    so. Raises ConfigurationError when there is no candidate, for the threshold of a task that there is not, and when
+    `half` is anything but the choosing half.
     """
     if not candidates:
         raise ConfigurationError("an ensemble needs at least one candidate, found none")
     tasks = tasks or tasks_of(*candidates.values())
-    if missing := [task for task in tasks if task not in thresholds]:
-        raise ConfigurationError(f"no threshold for {missing}: found {dict(thresholds)}")
+    if unknown := [task for task in thresholds if task not in TASKS]:
+        raise ConfigurationError(f"threshold of an unknown task {unknown[0]!r}: known are {', '.join(TASKS)}")
     scores = score_table(candidates, require_choosing(half), tasks)
     members, notes = {}, {}
     for task in tasks:
+        if task not in thresholds:
+            members[task], notes[task] = candidates, f"{TASKS[task].title or task}, no threshold: every candidate"
+            continue
         passed = [name for name in candidates if scores.loc[name, task] >= thresholds[task]]
         rule = f"{TASKS[task].title or task}, threshold {thresholds[task]:g}: "
         if passed:

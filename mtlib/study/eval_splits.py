@@ -139,8 +139,8 @@ def aligned(frames: Sequence[pd.DataFrame], task: str, *, labelled: bool = True)
     for frame in others:
         if strangers := set(first["id"]) ^ set(frame["id"]):
             raise DataError(
-                f"predictions of {task}: {len(strangers)} ids are in one system only, such as {min(strangers)!r}; "
-                "systems are put together on the same examples"
+                f"predictions of {task}: {len(strangers)} ids are in one system only, such as "
+                f"{min(strangers, key=str)!r}; systems are put together on the same examples"
             )
         differs = first["label"].to_numpy() != frame["label"].to_numpy() if labelled else np.zeros(len(frame), bool)
         if differs.any():

@@ -21,6 +21,7 @@ from mtlib.study.plots import (
     PALETTE,
     by_epoch,
     colour_of,
+    entries,
     history_of,
     on_dev,
     panels,
@@ -88,7 +89,7 @@ def sampling_plot(tables: Mapping[str, pd.DataFrame]) -> Figure:
         axes.set(title=title, ylim=(0, 1))
         by_epoch(axes)
     places[0].set_ylabel("share of the steps")
-    handles, labels = places[0].get_legend_handles_labels()
+    handles, labels = entries(places)
     if any("share" in table for table in tables.values()):
         handles.append(Line2D([], [], color="#555555", marker="o", markerfacecolor="white", linestyle=""))
         labels.append("drawn")

@@ -125,6 +125,13 @@ def panels(number: int, columns: int = 2, height: float = 1.9, **options: Any) -
     return figure, list(axes.flat[:number])
 
 
+def entries(places: Iterable[Axes]) -> tuple[list[Any], list[str]]:
+    """Handles and labels of a legend for all these panels, each label once."""
+    found = [axes.get_legend_handles_labels() for axes in places]
+    named = {label: handle for handles, labels in found for handle, label in zip(handles, labels, strict=True)}
+    return list(named.values()), list(named)
+
+
 def by_epoch(axes: Axes) -> None:
     """Label the axis of epochs, with whole numbers."""
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
@@ -167,17 +174,19 @@ def learning_curves(runs: Any, columns: Sequence[str] | None = None, title: str 
 
 
 def _panel_a_task(runs: Mapping[str, Any], columns: Sequence[str] | None, title: str) -> Figure:
-    columns = columns or _score_columns(history_of(next(iter(runs.values()))))
+    histories = {name: history_of(run) for name, run in runs.items()}
+    columns = columns or _score_columns(pd.concat(histories.values()))
     figure, places = panels(len(columns))
     for axes, column in zip(places, columns, strict=True):
         for name, style in styles(runs).items():
-            history = history_of(runs[name])
+            if column not in (history := histories[name]):
+                continue
             axes.plot(history["epoch"], history[column], label=name, **style)
             _mark_stored(axes, runs[name], column, style)
         axes.set(title=title_of(column), ylabel=on_dev(score_label(column), runs.values()))
         by_epoch(axes)
     figure.suptitle(title or None, fontsize=8)
-    handles = places[0].get_legend_handles_labels()[0] + [RING] * hasattr(next(iter(runs.values())), "best_epoch")
+    handles = entries(places)[0] + [RING] * hasattr(next(iter(runs.values())), "best_epoch")
     figure.legend(handles=handles, loc="outside upper center", ncols=min(5, len(handles)))
     return figure
 

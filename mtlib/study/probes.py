@@ -31,7 +31,7 @@ from mtlib.randomness import seeded
 from mtlib.study.cache import NO_CACHE, Cache, inference
 from mtlib.study.embeddings import sentence_vectors
 from mtlib.study.eval_splits import Stored
-from mtlib.study.plots import PALETTE, panels, styles, title_of
+from mtlib.study.plots import PALETTE, entries, panels, styles, title_of
 from mtlib.tasks import TASKS, in_order
 from mtlib.training.pretraining import DEV_BATCHES
 
@@ -192,7 +192,7 @@ def perturbed_plot(tables: Mapping[str, Mapping[str, pd.DataFrame]]) -> Figure:
                 axes.set_ylim(-0.03, 1.03)
         axes.set(title=title, xscale="log", xlabel=r"radius, $|d|_\infty$ / mean $|x|$")
         axes.set_ylabel("prediction" if value == "prediction" else "probability of the answer")
-    handles, labels = places[0].get_legend_handles_labels()
+    handles, labels = entries(places)
     handles += [Line2D([], [], color="#555555", linestyle=line) for line in ("--", ":")]
     labels += ["random signs", "answer at d = 0"]
     figure.legend(handles, labels, loc="outside upper center", ncols=min(5, len(handles)))

@@ -1,6 +1,7 @@
 """Which differences are real: seeds, the paired bootstrap, Holm's correction, equivalence tests, verdicts in words."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -10,15 +11,15 @@ from scipy import stats
 from mtlib.errors import ConfigurationError, DataError
 from mtlib.randomness import generator
 from mtlib.study.eval_splits import REPORTING, Part, System, aligned, frame_scores, task_scores, tasks_of
-from mtlib.study.variances import Variances
 from mtlib.tasks import TASKS
 
 Systems = Mapping[str, System | Sequence[System]]
 
-COMPARISON = [
-    *("system", "against", "task", "baseline", "score", "difference", "low", "high", "p", "p_holm", "resolved"),
-]
+COMPARISON = "system against task baseline score difference low high p p_holm resolved".split()
 """The columns of `compare`."""
+
+TIE = 12
+"""Decimals of a difference; what is smaller is rounding."""
 
 
 def t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
@@ -39,8 +40,9 @@ def seeds_summary(
     One row a system and task, the mean of tasks and the evenness being tasks too. A score that is undefined at one of
     the seeds has no mean, sd and interval.
     """
-    rows = []
-    for name, runs in _listed(systems).items():
+    rows, listed = [], _listed(systems)
+    tasks = tasks or tasks_of(*chain.from_iterable(listed.values()))
+    for name, runs in listed.items():
         scores = pd.DataFrame([task_scores(run, on, tasks) for run in runs])
         for task, values in scores.items():
             low, high = t_interval(values, level)
@@ -114,9 +116,8 @@ def mean_interval(
     ordered = np.sort(np.asarray(values, float))
     if len(ordered) == 0:
         return float("nan"), float("nan"), float("nan")
-    random, drawn = generator(seed, "bootstrap mean", draws), []
-    for weights in _weights(len(ordered), draws, random):
-        drawn.append(weights @ ordered / len(ordered))
+    random = generator(seed, "bootstrap mean", draws)
+    drawn = [weights @ ordered / len(ordered) for weights in _weights(len(ordered), draws, random)]
     return float(ordered.mean()), *percentile_interval(np.concatenate(drawn), ordered.mean(), level)
 
 
@@ -183,10 +184,11 @@ def compare(
 
     `systems` maps a name to one system or to its runs at several seeds; then scores are means over the runs, and draws
     vary by the runs as well as by examples, so the interval covers both: without the examples' part it is Welch's
-    t-interval. tasks: by default those that both systems of
-    a pair have; one task alone has no rows of mean and evenness. Columns: system, against (the first), task, baseline
-    (the first's score), score, difference, low, high (percentile interval at `level`), p (paired bootstrap), p_holm
-    (Holm over all rows of the table), resolved: "yes" where p_holm is below 1 - level, "undefined" where a score is.
+    t-interval. tasks: by default those that both systems of a pair have; one task alone has no rows of mean and
+    evenness. Columns: system, against (the first), task, baseline (the first's score), score, difference, low, high
+    (percentile interval at `level`), p (paired bootstrap; of one run each and a task with classes no less than
+    McNemar's exact one, for few answers differ), p_holm (Holm over all rows of the table), resolved: "yes" where
+    p_holm is below 1 - level, "undefined" where a score is.
     draws: at least so many; more where Holm's correction of so many rows could resolve nothing with them.
     Raises ConfigurationError for what is no pair, a name that is not there, and one without runs.
     """
@@ -194,9 +196,8 @@ def compare(
     known = [_known(pair, listed) for pair in pairs]
     draws = max(draws, _fewest_draws([tasks or tasks_of(*listed[a], *listed[b]) for a, b in known], level))
     for first, second in known:
-        names = {"system": second, "against": first}
         measured = _paired((first, listed[first]), (second, listed[second]), on, tasks, draws, level, seed)
-        rows += [names | row for row in measured]
+        rows += [{"system": second, "against": first} | row for row in measured]
     return resolve(pd.DataFrame(rows, columns=COMPARISON), level)
 
 
@@ -237,11 +238,20 @@ def _paired(
         baseline, score = (group.mean(skipna=False) for group in groups)
         tails = _t_tails(welch_freedom(groups), draws, seed)
         weights = signs * (1 / np.repeat([size, len(runs) - size], [size, len(runs) - size]) + tails[:, None] * of_runs)
-        change = (drawn[task] * weights).sum(axis=1)
-        low, high = percentile_interval(change, score - baseline, level)
-        row = {"task": task, "baseline": baseline, "score": score, "difference": score - baseline}
-        p = bootstrap_p(change) if np.isfinite(score - baseline) else float("nan")
+        change, difference = (drawn[task] * weights).sum(axis=1).round(TIE), round(score - baseline, TIE)
+        low, high = percentile_interval(change, difference, level)
+        row = {"task": task, "baseline": baseline, "score": score, "difference": difference}
+        p = bootstrap_p(change) if np.isfinite(difference) else float("nan")
+        if len(runs) == 2 and task in frames[0] and TASKS[task].kind != "regression":
+            p = max(p, _mcnemar_p(*aligned([each[task] for each in frames], task)))
         yield row | {"low": low, "high": high, "p": p}
+
+
+def _mcnemar_p(first: pd.DataFrame, second: pd.DataFrame) -> float:
+    """McNemar's exact two-sided p-value of two systems' answers to the same examples."""
+    right, right_too = (frame["prediction"] == frame["label"] for frame in (first, second))
+    won, lost = int((right_too & ~right).sum()), int((right & ~right_too).sum())
+    return float(stats.binomtest(won, won + lost).pvalue) if won + lost else 1.0
 
 
 def _drawn(frames: Sequence[Mapping[str, pd.DataFrame]], draws: int, seed: int) -> dict[str, np.ndarray]:
@@ -262,7 +272,7 @@ def welch_freedom(groups: Sequence[Sequence[float]]) -> float:
 
     Infinite where no group of two values or more varies: then there is nothing to estimate.
     """
-    groups = [group for group in groups if len(group) > 1]
+    groups = [np.subtract(group, np.mean(group)).round(TIE) for group in groups if len(group) > 1]
     parts = np.array([np.var(group, ddof=1) / len(group) for group in groups])
     if not parts.sum() > 0:
         return float("inf")
@@ -296,24 +306,6 @@ def equivalence(table: pd.DataFrame, margin: float = 0.005) -> pd.Series:
     sign = np.where(table["difference"] > 0, "helps", "hurts")
     words = np.where(inside, "equivalent", np.where(table["resolved"] == "yes", sign, "undecided"))
     return pd.Series(np.where(table["difference"].isna(), "undefined", words), table.index, name="verdict")
-
-
-def half_width(measured: Variances, seeds: int, examples: int | None = None, level: float = 0.95) -> float:
-    """Half the interval that `compare` (or, of one system, `seeds_summary` for many seeds) gives at so many seeds.
-
-    t sqrt(seed / n + (example + 3 rest / n) M / m), for n seeds of each system and m examples (of all tasks together,
-    by default the M that it was measured on). The 3: varying runs and examples at once draws the rest three times
-    over (Owen 2007, The pigeonhole bootstrap), so intervals are wider than the truth where the rest is large. The
-    degrees of freedom of t are Satterthwaite's: 2 (n - 1) for what varies between runs, none for examples. Of one
-    seed it is z sqrt((example + rest) M / m), which knows nothing of other seeds.
-    """
-    share = measured.examples / (examples or measured.examples)
-    if seeds == 1:
-        return float(stats.norm.ppf((1 + level) / 2) * np.sqrt((measured.example + measured.rest) * share))
-    between = (measured.seed + 2 * measured.rest * share) / seeds
-    whole = between + (measured.example + measured.rest / seeds) * share
-    freedom = 2 * (seeds - 1) * (whole / between) ** 2 if between > 0 else np.inf
-    return float(stats.t.ppf((1 + level) / 2, freedom) * np.sqrt(whole))
 
 
 def verdict(row: Mapping[str, Any]) -> str:

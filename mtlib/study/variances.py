@@ -1,10 +1,11 @@
-"""What a score varies with: seeds, examples, and what is left. `statistics.half_width` makes intervals of it."""
+"""What a score varies with: seeds, examples, and what is left; and how wide that makes an interval."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from mtlib.errors import ConfigurationError
 from mtlib.metrics import pearson
@@ -17,13 +18,14 @@ class Variances:
     """What a score, or a difference of two, varies with; `variances` measures them.
 
     seed: between seeds. example, rest: over examples, what all seeds share and what is each run's own, both already
-    divided by the number of `examples` that they were measured on.
+    divided by the number of `examples` that they were measured on. systems: 2 of a difference, 1 of a score.
     """
 
     seed: float
     example: float
     rest: float
     examples: int
+    systems: int = 2
 
 
 def variances(
@@ -51,7 +53,26 @@ def variances(
     example, rest = (sum(part[k] / part[3] for part in parts) / len(tasks) ** 2 for k in (0, 1))
     noises = [sum(part[2][k] / part[3] for part in parts) / len(tasks) ** 2 for k in range(len(groups))]
     seed = sum(score.var(ddof=1) for score in scores) - sum(noises)
-    return Variances(float(np.maximum(0.0, seed)), float(example), float(rest), sum(part[3] for part in parts))
+    examples = sum(part[3] for part in parts)
+    return Variances(float(np.maximum(0.0, seed)), float(example), float(rest), examples, len(groups))
+
+
+def half_width(measured: Variances, seeds: int, examples: int | None = None, level: float = 0.95) -> float:
+    """Half the interval that `compare` gives at so many seeds.
+
+    t sqrt(seed / n + (example + 3 rest / n) M / m), for n seeds of each system and m examples (of all tasks together,
+    by default the M that it was measured on). The 3: varying runs and examples at once draws the rest three times
+    over (Owen 2007, The pigeonhole bootstrap), so intervals are wider than the truth where the rest is large. The
+    degrees of freedom of t are Satterthwaite's: n - 1 a system for what varies between runs, none for examples. Of one
+    seed it is z sqrt((example + rest) M / m), which knows nothing of other seeds.
+    """
+    share = measured.examples / (examples or measured.examples)
+    if seeds == 1:
+        return float(stats.norm.ppf((1 + level) / 2) * np.sqrt((measured.example + measured.rest) * share))
+    between = (measured.seed + 2 * measured.rest * share) / seeds
+    whole = between + (measured.example + measured.rest / seeds) * share
+    freedom = measured.systems * (seeds - 1) * (whole / between) ** 2 if between > 0 else np.inf
+    return float(stats.t.ppf((1 + level) / 2, freedom) * np.sqrt(whole))
 
 
 def _influences(frame: pd.DataFrame, task: str) -> np.ndarray:

@@ -28,14 +28,14 @@ def parameter_groups(model: torch.nn.Module, weight_decay: float, layer_decay: f
     layer_decay: below 1, the learning rate of a part is that of the part above it times this: `scale` of a group is
         layer_decay^d, d being 0 for the heads, 1 for the last layer, and one more than the first layer's for the
         embeddings (Clark et al. 2020, ELECTRA; discriminative fine-tuning of Howard and Ruder 2018).
-    Raises ConfigurationError for a layer_decay below 1 where no layer has a number (in ALBERT all layers are one).
+    Raises ConfigurationError for a layer_decay below 1 where not every layer has a number of its own (in ALBERT all
+    layers are one; Funnel numbers blocks of them).
     """
-    if layer_decay < 1 and not any(LAYER.search(name) for name, _ in model.named_parameters()):
-        raise ConfigurationError("layer_decay: expected an encoder whose layers are numbered, found one without any")
+    layers = _layers(model) if layer_decay < 1 else 0
     depths: dict[int, list[torch.nn.Parameter]] = defaultdict(list)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            depths[_depth(name, model) if layer_decay < 1 else 0].append(parameter)
+            depths[_depth(name, layers) if layer_decay < 1 else 0].append(parameter)
     groups = []
     for depth, trained in sorted(depths.items()):
         scale = {} if layer_decay == 1 else {"scale": layer_decay**depth}
@@ -50,12 +50,21 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate * group.get("scale", 1.0)
 
 
-def _depth(name: str, model: torch.nn.Module) -> int:
+def _layers(model: torch.nn.Module) -> int:
+    """How many layers the encoder has, all of them numbered."""
+    numbered = len({found[1] for name, _ in model.named_parameters() if (found := LAYER.search(name))})
+    layers = getattr(getattr(model.encoder, "config", None), "num_hidden_layers", numbered)
+    if not numbered or numbered != layers:
+        what = f"{numbered} numbered of {layers}" if numbered else "one without any"
+        raise ConfigurationError(f"layer_decay: expected an encoder whose layers are numbered, found {what}")
+    return numbered
+
+
+def _depth(name: str, layers: int) -> int:
     """How far below the heads a parameter lies; what is no layer's and no head's lies with the embeddings."""
-    layers = [int(found[1]) for each, _ in model.named_parameters() if (found := LAYER.search(each))]
     if found := LAYER.search(name):
-        return max(layers) + 1 - int(found[1])
-    return 0 if name.startswith("heads.") else max(layers, default=-1) + 2
+        return layers - int(found[1])
+    return 0 if name.startswith("heads.") else layers + 1
 
 
 def layer_of(name: str) -> str:
