@@ -59,6 +59,7 @@ def kind(experiment: Optimisation) -> str:
     terms += [f"joint {experiment.aggregate.kind}"] if experiment.step == "joint" else []
     terms += [each.kind for each in (*experiment.losses.values(), *experiment.averages)]
     terms += ["rates by layer"] if experiment.layer_decay < 1 else []
+    terms += ["heads' own rate"] if experiment.head_rate != 1 else []
     return ", ".join([experiment.sampler.kind, *terms, experiment.schedule, f"{experiment.batch_size} a step"])
 
 

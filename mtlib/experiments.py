@@ -177,6 +177,7 @@ class Experiment(Optimisation):
         in all, in shares that are the sampler's probabilities (`apportioned`).
     aggregate: what a joint step makes of its tasks' gradients or losses: "sum", or one of TorchJD's methods.
     penalties: terms added to the loss. head_dropout: dropout before the heads.
+    head_rate: the heads' learning rate as a multiple of `learning_rate`: they start anew, and the encoder does not.
     phrases: share of the batches of a task with phrases (`<files>-phrases.csv` in the corpus' folder) that holds them.
     losses: by task, another loss than its kind's own: `Ordinal`, `Correlation`.
     teachers: experiments whose finished runs teach this one: their mean prediction is a second target of each training
@@ -195,6 +196,7 @@ class Experiment(Optimisation):
     step: Literal["single", "joint"] = "single"
     aggregate: SerializeAsAny[Aggregation] = Sum()
     penalties: tuple[SerializeAsAny[Penalty], ...] = ()
+    head_rate: Positive = 1.0
     phrases: Fraction = 0.0
     losses: dict[str, SerializeAsAny[Loss]] = {}
     teachers: tuple["Experiment", ...] = ()
@@ -288,7 +290,8 @@ class Experiment(Optimisation):
         chosen = [f"{task}-{loss.label}" for task, loss in self.losses.items()]
         chosen += [f"taught-by-{len(self.teachers)}-{self.soft_share:g}"] if self.teachers else []
         added = [*(each.label for each in self.penalties), *(each.label for each in self.averages)]
-        return [*super()._words(), self.sampler.kind, *joint, *chosen, *added]
+        heads = [f"heads-{self.head_rate:g}"] if self.head_rate != 1 else []
+        return [*super()._words(), *heads, self.sampler.kind, *joint, *chosen, *added]
 
 
 class Pretraining(Optimisation):

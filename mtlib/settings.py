@@ -47,6 +47,7 @@ class ExperimentSettings(Settings, total=False):
     step: Literal["single", "joint"]
     sampler: Sampler | str | Mapping[str, Any]
     conflicts: int | None
+    head_rate: float
     phrases: float
     teachers: Sequence[Experiment]
     soft_share: float

@@ -73,6 +73,7 @@ def test_all_of_them_at_zero_are_plain_training_bit_for_bit(plain, tmp_path):
         soft_share=0.0,
         averages=[mtlib.Ema(), mtlib.Lawa()],
         layer_decay=1.0,
+        head_rate=1.0,
         phrases=0.0,
     )
     runs = [mtlib.fit(each, corpus, tmp_path, progress="none") for each in (plain, nothing)]

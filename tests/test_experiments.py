@@ -142,6 +142,7 @@ CHANGES = {
     "seed": 1,
     "dev_limit": 50,
     "layer_decay": 0.9,
+    "head_rate": 10.0,
     "losses": {"sst": "ordinal"},
     "averages": ["ema"],
     "phrases": 0.5,

@@ -146,6 +146,24 @@ def test_layer_decay_needs_layers(encoder, found):
     assert len(parameter_groups(model, 0.1)) == 2
 
 
-def test_without_layer_decay_the_groups_are_two_and_have_no_scale():
+def test_alike_rates_are_two_groups():
     groups = parameter_groups(layered(), 0.1)
-    assert [group["weight_decay"] for group in groups] == [0.1, 0.0] and not any("scale" in group for group in groups)
+    assert [(group["weight_decay"], group["scale"]) for group in groups] == [(0.1, 1.0), (0.0, 1.0)]
+
+
+@pytest.mark.parametrize(("layer_decay", "embeddings"), [(1.0, 1.0), (0.5, 0.125)])
+def test_heads_learn_at_a_rate_of_their_own(layer_decay, embeddings):
+    model = layered()
+    optimizer = torch.optim.SGD(parameter_groups(model, 0.0, layer_decay, 10.0), lr=1.0)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    set_learning_rate(optimizer, 0.1)
+    optimizer.step()
+    moved = {name: before[name] - parameter.detach() for name, parameter in model.named_parameters()}
+    for name, rate in (
+        ("heads.sst.weight", 1.0),
+        ("heads.sst.bias", 1.0),
+        ("encoder.embeddings.weight", embeddings / 10),
+    ):
+        torch.testing.assert_close(moved[name], torch.full_like(moved[name], rate))

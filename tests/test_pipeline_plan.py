@@ -83,7 +83,7 @@ OTHER = {
     "encoder_revision": "a", "start_from": {"task": "sst", "encoder": "tiny"}, "layer_decay": 0.9, "step": "joint",
     "aggregate": "upgrad", "phrases": 0.5, "losses": {"sst": {"kind": "ordinal"}}, "soft_share": 0.25,
     "temperature": 3.0, "teachers": [{"encoder": "tiny"}], "averages": [{"kind": "ema"}],
-    "stored": "ema", "conflicts": 5,
+    "stored": "ema", "conflicts": 5, "head_rate": 10.0,
 }  # fmt: skip
 TAUGHT = {"teachers": [{"encoder": "tiny", "seed": 1}]}
 NEEDS = {

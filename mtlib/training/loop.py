@@ -111,7 +111,7 @@ class Training:
         self.tasks = self.model.tasks
         self.data = tokenized(self.corpus, self.model, getattr(e, "phrases", 0.0))
         self.optimizer = torch.optim.AdamW(
-            parameter_groups(self.model, e.weight_decay, e.layer_decay),
+            parameter_groups(self.model, e.weight_decay, e.layer_decay, getattr(e, "head_rate", 1.0)),
             lr=e.learning_rate,
             betas=e.betas,
             fused=self.device.fused,
@@ -175,7 +175,7 @@ class Training:
         log = backward(self, parts, number)
         norm = self.gradients.clip(e.clip)
         expect_number(self, "gradient norm", norm, parts, number)
-        set_learning_rate(self.optimizer, e.learning_rate * self._factor(number))
+        set_learning_rate(self.optimizer, self._rate(number))
         self.optimizer.step()
         for each in (*self.penalties, *self.averages):
             each.after_step(self.model, number)
@@ -233,9 +233,10 @@ class Training:
         with seeded(seed, "dropout", number):
             return embeddings, self.model(batch.task.name, batch.inputs, embeddings)
 
-    def _factor(self, number: int) -> float:
+    def _rate(self, number: int) -> float:
+        """The learning rate of optimizer step `number`."""
         e, losses = self.experiment, [row["train_loss"] for row in self.history]
-        return learning_rate_factor(e.schedule, number, e.steps, round(e.warmup * e.steps), losses)
+        return e.learning_rate * learning_rate_factor(e.schedule, number, e.steps, round(e.warmup * e.steps), losses)
 
     def _record(self, parts: list[Part], values: dict[str, float]) -> None:
         for name, value in values.items():
@@ -288,7 +289,7 @@ class Training:
         """Means over the epoch's steps of everything recorded, draws by task, and the learning rate."""
         means = {name: self.sums[name] / self.counts[name] for name in sorted(self.sums)}
         draws = {f"draws_{task.name}": self.counts[f"draws_{task.name}"] for task in self.tasks}
-        row = {"epoch": epoch, "step": self.done, "learning_rate": self.optimizer.param_groups[0]["lr"]}
+        row = {"epoch": epoch, "step": self.done, "learning_rate": self._rate(self.done - 1)}
         return row | {"examples": self.counts["examples"]} | means | draws
 
     def _save(self) -> None:

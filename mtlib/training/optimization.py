@@ -22,32 +22,34 @@ SHOWN = 6
 """How many misfits an error lists."""
 
 
-def parameter_groups(model: torch.nn.Module, weight_decay: float, layer_decay: float = 1.0) -> list[dict]:
+def parameter_groups(
+    model: torch.nn.Module, weight_decay: float, layer_decay: float = 1.0, head_rate: float = 1.0
+) -> list[dict]:
     """AdamW groups: weight decay on matrices, none on biases and LayerNorm (all one-dimensional parameters).
 
-    layer_decay: below 1, the learning rate of a part is that of the part above it times this: `scale` of a group is
-        layer_decay^d, d being 0 for the heads, 1 for the last layer, and one more than the first layer's for the
-        embeddings (Clark et al. 2020, ELECTRA; discriminative fine-tuning of Howard and Ruder 2018).
+    The `scale` of a group is its learning rate as a multiple of the run's: head_rate for the heads, for the rest
+    layer_decay^d, d being 1 for the last layer, and one more than the first layer's for the embeddings (Clark et al.
+    2020, ELECTRA; discriminative fine-tuning of Howard and Ruder 2018).
     Raises ConfigurationError for a layer_decay below 1 where not every layer has a number of its own (in ALBERT all
     layers are one; Funnel numbers blocks of them).
     """
     layers = _layers(model) if layer_decay < 1 else 0
-    depths: dict[int, list[torch.nn.Parameter]] = defaultdict(list)
+    scales: dict[float, list[torch.nn.Parameter]] = defaultdict(list)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            depths[_depth(name, layers) if layer_decay < 1 else 0].append(parameter)
+            head = name.startswith("heads.")
+            scales[head_rate if head else layer_decay ** _depth(name, layers)].append(parameter)
     groups = []
-    for depth, trained in sorted(depths.items()):
-        scale = {} if layer_decay == 1 else {"scale": layer_decay**depth}
-        groups.append({"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay, **scale})
-        groups.append({"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0, **scale})
+    for scale, trained in sorted(scales.items(), reverse=True):
+        groups.append({"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay, "scale": scale})
+        groups.append({"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0, "scale": scale})
     return groups
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give every group `rate`, times its `scale` where it has one."""
+    """Give every group of `parameter_groups` its `scale` times `rate`."""
     for group in optimizer.param_groups:
-        group["lr"] = rate * group.get("scale", 1.0)
+        group["lr"] = rate * group["scale"]
 
 
 def _layers(model: torch.nn.Module) -> int:
@@ -61,10 +63,9 @@ def _layers(model: torch.nn.Module) -> int:
 
 
 def _depth(name: str, layers: int) -> int:
-    """How far below the heads a parameter lies; what is no layer's and no head's lies with the embeddings."""
-    if found := LAYER.search(name):
-        return layers - int(found[1])
-    return 0 if name.startswith("heads.") else layers + 1
+    """How far below the heads a parameter of the encoder lies; what is no layer's lies with the embeddings."""
+    found = LAYER.search(name)
+    return layers - int(found[1]) if found else layers + 1
 
 
 def layer_of(name: str) -> str:

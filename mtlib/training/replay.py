@@ -107,8 +107,8 @@ def _inspected(training: Training, step: int) -> Replayed:
     losses = {task: log.pop(f"train_loss_{task}", total) for task in tasks} | terms | {"total": total}
     norms = _norms(training.model)
     training.gradients.clear()
-    rate = training.experiment.learning_rate * training._factor(step - 1)
     frame = _examples(training, parts)
+    rate = training._rate(step - 1)
     return Replayed(step, "+".join(tasks), frame, rate, losses, norms, log, state, training.model.eval())
 
 

@@ -19,6 +19,7 @@ from mtlib.objectives.rdrop import RDrop
 AVERAGED = {
     "averages": [Ema(decay=0.8, every=2), Lawa(window=2)],
     "layer_decay": 0.7,
+    "head_rate": 5.0,
     "losses": {"sst": Ordinal(share=0.5), "sts": Correlation(share=0.5)},
 }
 
