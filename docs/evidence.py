@@ -19,6 +19,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from mtlib.study.tables import signed
+
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "results" / "reference"
 BLOCK = re.compile(r"(<!-- evidence: (.+?) -->\n)(.*?)(\n?<!-- /evidence -->)", re.DOTALL)
@@ -79,7 +81,7 @@ def answers(_: str, argument: str) -> str:
             "compared": f"{system} against {against}",
             "seeds": seeds(study, name, found.iloc[0]),
         }
-        shown |= {title: f"{row['difference']:+.3f}" for title, row in cells.items()}
+        shown |= {title: signed(row["difference"]) for title, row in cells.items()}
         shown["mean"] = difference(cells["mean"])
         rows.append(shown | {title: f"**{shown[title]}**" for title, row in cells.items() if row["resolved"] == "yes"})
     return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
@@ -101,7 +103,7 @@ def measured(study: str, argument: str) -> str:
     table = read(study, name)
     table = (table.query(where) if where else table)[[column.strip() for column in columns.split(",")]]
     for name in ("difference", "low", "high") if "difference" in table else ():
-        table[name] = ["" if math.isnan(value) else f"{value:+.3f}" for value in table[name]]
+        table[name] = ["" if math.isnan(value) else signed(value) for value in table[name]]
     return table.map(shortened).replace("nan", "").to_markdown(index=False, disable_numparse=True)
 
 
@@ -116,6 +118,8 @@ def shortened(value: object) -> str:
         return str(value)
     if math.isnan(value) or not value:
         return "" if value else "0"
+    if abs(value) >= 1000:
+        return f"{value:.0f}"
     if abs(value) >= 1:
         return f"{value:#.3g}".rstrip(".")
     return max(f"{value:.3g}", f"{value:.3f}", key=len)
@@ -128,12 +132,14 @@ def score(value: float) -> str:
 
 def difference(row: pd.Series) -> str:
     """A difference with its 95 % interval."""
-    numbers = [f"{row[name]:+.3f}" for name in ("difference", "low", "high")]
+    numbers = [signed(row[name]) for name in ("difference", "low", "high")]
     return f"{numbers[0]} [{numbers[1]}, {numbers[2]}]"
 
 
 def resolved(row: pd.Series) -> str:
-    """What Holm's correction leaves of it."""
+    """What Holm's correction leaves of it; "the same" where no draw of examples tells the two apart."""
+    if row["low"] == row["difference"] == row["high"] == 0:
+        return "the same"
     return {"yes": "resolved", "no": "not resolved"}.get(row["resolved"], "undefined")
 
 

@@ -16,7 +16,7 @@ from mtlib.objectives.bregman import move, put_back, tensors
 class Average(Kinded):
     """Base of all averages: frozen, strict values, whose model lives in the working copy that `start` returns.
 
-    A new one defines `update`, and `kept` where it needs more tensors than the averaged model.
+    A new one defines `after_step`, and `kept` where it needs more tensors than the averaged model's.
     """
 
     _model: nn.Module | None = PrivateAttr(None)
@@ -47,13 +47,17 @@ class Average(Kinded):
             )
         return self._model
 
+    def kept(self) -> dict[str, torch.Tensor]:
+        """The tensors themselves that its next update depends on."""
+        return tensors(self.model()) | {"count": self._count}
+
     def state(self) -> dict[str, torch.Tensor]:
-        """Tensors that a checkpoint must hold to continue exactly (not copies)."""
-        return {name: tensor.contiguous() for name, tensor in tensors(self.model()).items()} | {"count": self._count}
+        """What a checkpoint must hold to continue exactly: `kept`, contiguous."""
+        return {name: tensor.contiguous() for name, tensor in self.kept().items()}
 
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
         """Take back what `state` returned; raises CheckpointError, changing nothing, when names or shapes differ."""
-        put_back(self.state(), state, f"average {self.kind}")
+        put_back(self.kept(), state, f"average {self.kind}")
 
 
 class Ema(Average):
@@ -99,9 +103,9 @@ class Lawa(Average):
         working._ring = torch.zeros(self.window, _flat(working.model()).numel())
         return working
 
-    def state(self) -> dict[str, torch.Tensor]:
+    def kept(self) -> dict[str, torch.Tensor]:
         """The averaged model, and the weights that it is the mean of."""
-        return super().state() | {"ring": self._ring}
+        return super().kept() | {"ring": self._ring}
 
     @torch.no_grad()
     def after_step(self, model: nn.Module, number: int) -> None:

@@ -90,6 +90,17 @@ def test_an_average_continues_from_its_state_and_refuses_another(average):
 
 
 @every_average
+def test_weights_that_are_not_contiguous_come_back(average):
+    turned = model(1.0)
+    turned[0].weight = nn.Parameter(torch.arange(6.0).view(3, 2).t())
+    kept = average.start(turned, 1)
+    other = average.start(model(99.0), 1)
+    other.model()[0].weight.data = torch.zeros(3, 2).t()
+    other.load_state(kept.state())
+    assert torch.equal(other.model()[0].weight, turned[0].weight)
+
+
+@every_average
 def test_the_configured_value_never_changes_and_integer_buffers_are_the_models(average):
     working = moved(average, [1.0, 4.0, 5.0, 6.0])
     assert working.model()[1].num_batches_tracked == 6

@@ -32,6 +32,17 @@ def test_a_difference_says_whether_it_is_resolved(word):
     assert EVIDENCE["resolved"](row) == ("resolved" if word == "yes" else "not resolved")
 
 
+def test_limits_beside_zero_keep_their_sign_and_equal_systems_are_the_same():
+    row = pd.Series({"difference": 0.0018, "low": 0.0002, "high": 0.0034, "resolved": "yes"})
+    assert EVIDENCE["difference"](row) == "+0.002 [+0.0002, +0.003]"
+    assert EVIDENCE["resolved"](pd.Series({"difference": 0.0, "low": 0.0, "high": 0.0, "resolved": "no"})) == "the same"
+
+
+@pytest.mark.parametrize(("value", "shown"), [(1234.5, "1234"), (999.4, "999"), (12.34, "12.3"), (0.0, "0")])
+def test_large_numbers_are_written_out(value, shown):
+    assert EVIDENCE["shortened"](value) == shown
+
+
 @pytest.mark.parametrize(
     ("table", "system", "against", "seeds"),
     [

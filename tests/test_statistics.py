@@ -252,6 +252,11 @@ def test_unknown_and_empty_systems_are_refused():
         s.compare({"a": system(1)}, [("x", "a")])
     with pytest.raises(ConfigurationError, match="no runs of"):
         s.compare({"a": system(1), "b": []}, [("a", "b")])
+    run = system(2)
+    with pytest.raises(ConfigurationError, match="^runs of b: one is given twice, expected one a seed$"):
+        s.compare({"a": system(1), "b": [run, run]}, [("a", "b")])
+    with pytest.raises(ConfigurationError, match="^pair 'a', 'b' is given twice$"):
+        s.compare({"a": system(1), "b": run}, [("a", "b"), ("b", "a"), ("a", "b")])
     for pairs, found in ((("a", "b"), "'a'"), ([("a",)], r"\('a',\)"), ([("a", "b", "a")], r"\('a', 'b', 'a'\)")):
         with pytest.raises(ConfigurationError, match=f"compare: expected pairs of two names, found {found}"):
             s.compare({"a": system(1), "b": system(2)}, pairs)

@@ -91,6 +91,20 @@ def test_written_tables_read_back(tmp_path):
 def test_numbers_of_rows_are_not_written(tmp_path):
     csv, _, _ = tables.write_table(pd.DataFrame({"a": [1.0], "b": ["x"]}), "t", tmp_path)
     assert csv.read_text() == "a,b\n1.0,x\n"
+    table = pd.DataFrame({"a": [1.0, 2.0], "b": ["x", "y"]})
+    csv, _, _ = tables.write_table(table[table["b"] == "y"], "t", tmp_path)
+    assert csv.read_text() == "a,b\n2.0,y\n" and tables.pretty(table[table["b"] == "y"]).index.tolist() == [""]
+
+
+def test_numbers_that_have_a_name_are_names(tmp_path):
+    table = pd.DataFrame({"width": [0.5, 0.25]}, index=pd.RangeIndex(1, 3, name="seeds"))
+    csv, _, _ = tables.write_table(table, "t", tmp_path)
+    assert csv.read_text() == "seeds,width\n1,0.5\n2,0.25\n" and tables.pretty(table).index.tolist() == [1, 2]
+
+
+def test_a_caption_is_text_in_latex_too(tmp_path):
+    _, _, tex = tables.write_table(pd.DataFrame({"a": ["x"]}), "t", tmp_path, caption="A\\B ~ x^2 & {y}")
+    assert r"\caption{A\textbackslash{}B \textasciitilde{} x\textasciicircum{}2 \& \{y\}}" in tex.read_text()
 
 
 def test_a_folder_that_cannot_be_is_a_storage_error(tmp_path):
@@ -106,8 +120,10 @@ def test_numbers_are_shown_as_what_they_are():
     assert shown["penalty"].tolist() == ["1.6e-06", "4.0e-04", "0.001", "0.000"]
     assert shown["decay"].tolist() == ["1e-05", "0.3", "3", "1"]
     assert shown["seconds"].tolist() == ["62", "8", "0", ""] and shown["resolved"].tolist() == ["yes", "no", "", "no"]
-    bounds = tables.pretty(pd.DataFrame({"difference": [2e-4], "low": [-1.5e-4], "share high": [4e-4]}))
-    assert bounds.iloc[0].tolist() == ["+0.000", "-0.000", "0.000"] and bounds.index.tolist() == [""]
+    limits = {"low": [-1.4e-5, 0.012], "share high": [4e-4, 1.0]}
+    bounds = tables.pretty(pd.DataFrame({"difference": [2e-4, 0.0], **limits}))
+    assert bounds.iloc[0].tolist() == ["+0.0002", "-1e-05", "0.0004"]
+    assert bounds.iloc[1].tolist() == ["+0.000", "0.012", "1.000"] and bounds.index.tolist() == ["", ""]
 
 
 def test_chosen_columns_are_those_that_are_there_and_rows_keep_their_names():

@@ -1,6 +1,7 @@
 """The one figure style, `save` (vector PDF and PNG, the same bytes every time), and plots of scores and comparisons."""
 
 import io
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -225,6 +226,7 @@ def differences(
     systems = list(dict.fromkeys(names))
     alone = len(systems) == 1
     titles, labels = (systems, [title_of(task) for task in tasks]) if alone else ([*map(title_of, tasks)], systems)
+    labels = ["\n".join(textwrap.fill(line, 44) for line in label.splitlines()) for label in labels]
     height = 0.55 + 0.17 * sum(1 + label.count("\n") * 0.75 for label in labels)
     figure, axes = panels(len(titles), len(titles), height, sharex=True, sharey=True)
     for name, row in zip(names, rows.to_dict("records"), strict=True):

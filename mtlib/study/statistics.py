@@ -11,6 +11,7 @@ from scipy import stats
 from mtlib.errors import ConfigurationError, DataError
 from mtlib.randomness import generator
 from mtlib.study.eval_splits import REPORTING, Part, System, aligned, frame_scores, task_scores, tasks_of
+from mtlib.study.tables import signed
 from mtlib.tasks import TASKS
 
 Systems = Mapping[str, System | Sequence[System]]
@@ -190,10 +191,13 @@ def compare(
     McNemar's exact one, for few answers differ), p_holm (Holm over all rows of the table), resolved: "yes" where
     p_holm is below 1 - level, "undefined" where a score is.
     draws: at least so many; more where Holm's correction of so many rows could resolve nothing with them.
-    Raises ConfigurationError for what is no pair, a name that is not there, and one without runs.
+    Raises ConfigurationError for what is no pair, a pair or a run given twice, a name that is not there, and one
+    without runs.
     """
     listed, rows = _listed(systems), []
     known = [_known(pair, listed) for pair in pairs]
+    if twice := [pair for number, pair in enumerate(known) if pair in known[:number]]:
+        raise ConfigurationError(f"pair {twice[0][0]!r}, {twice[0][1]!r} is given twice")
     draws = max(draws, _fewest_draws([tasks or tasks_of(*listed[a], *listed[b]) for a, b in known], level))
     for first, second in known:
         measured = _paired((first, listed[first]), (second, listed[second]), on, tasks, draws, level, seed)
@@ -211,6 +215,9 @@ def _listed(systems: Systems) -> dict[str, list[System]]:
     listed = {name: list(runs) if isinstance(runs, Sequence) else [runs] for name, runs in systems.items()}
     if empty := [name for name, runs in listed.items() if not runs]:
         raise ConfigurationError(f"no runs of {empty} to compare")
+    for name, runs in listed.items():
+        if len({getattr(run, "identity", id(run)) for run in runs}) < len(runs):
+            raise ConfigurationError(f"runs of {name}: one is given twice, expected one a seed")
     return listed
 
 
@@ -317,7 +324,7 @@ def verdict(row: Mapping[str, Any]) -> str:
         return "undefined, for a score is"
     if row["low"] == row["difference"] == row["high"] == 0:
         return "the same"
-    size = f"{row['difference']:+.3f}, interval {row['low']:+.3f} to {row['high']:+.3f}"
+    size = f"{signed(row['difference'])}, interval {signed(row['low'])} to {signed(row['high'])}"
     word = ("better" if row["difference"] > 0 else "worse") if row["resolved"] == "yes" else "not resolved"
     return f"{word} ({size})"
 

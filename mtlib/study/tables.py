@@ -66,8 +66,8 @@ def write_table(
 ) -> list[Path]:
     """Write `<folder>/<name>.csv` (full precision), `.md` and `.tex` (scores with `digits` decimals); the paths.
 
-    Names of rows become the first column; numbers of rows are left out. `caption` heads the Markdown and LaTeX forms.
-    Raises StorageError when the folder cannot be written.
+    Names of rows become the first column; unnamed numbers of rows are left out. `caption` heads the Markdown and LaTeX
+    forms. Raises StorageError when the folder cannot be written.
     """
     folder, table = Path(folder), _flat(table)
     shown = pretty(table, digits=digits).reset_index(drop=True)
@@ -93,10 +93,9 @@ def pretty(table: pd.DataFrame, columns: Sequence[str] | None = None, *, digits:
     columns: those shown, of those that are there. Differences have a sign, settings are short, rows are not numbered;
     names of rows stay. What a notebook shows of it is escaped by pandas.
     """
-    named = not isinstance(table.index, pd.RangeIndex)
     shown = table[[name for name in columns if name in table] if columns else list(table.columns)]
     cells = {name: [_cell(value, str(name), digits) for value in shown[name]] for name in shown.columns}
-    return pd.DataFrame(cells, index=table.index if named else [""] * len(table))
+    return pd.DataFrame(cells, index=[""] * len(table) if _numbered(table) else table.index)
 
 
 def readable(table: pd.DataFrame) -> Styler:
@@ -111,8 +110,26 @@ def readable(table: pd.DataFrame) -> Styler:
     return shown.set_properties(subset=words, **{"text-align": "left"}).set_table_styles(heads)
 
 
+def signed(value: float, digits: int = 3) -> str:
+    """A difference, or a limit of one, with its sign; what `digits` decimals would show as 0, with one digit: -4e-05.
+
+    >>> signed(0.0123), signed(0.0004), signed(0.0)
+    ('+0.012', '+0.0004', '+0.000')
+    """
+    return f"{value:+.1g}" if _small(value, digits) else f"{value:+.{digits}f}"
+
+
+def _small(value: float, digits: int) -> bool:
+    return 0 < abs(value) < 0.5 * 10**-digits
+
+
+def _numbered(table: pd.DataFrame) -> bool:
+    """Whether rows have numbers in place of names; a selection of such a table keeps its rows' numbers."""
+    return table.index.name is None and pd.api.types.is_integer_dtype(table.index)
+
+
 def _flat(table: pd.DataFrame) -> pd.DataFrame:
-    return table if isinstance(table.index, pd.RangeIndex) else table.reset_index(names=table.index.name or "row")
+    return table if _numbered(table) else table.reset_index(names=table.index.name or "row")
 
 
 def _cell(value: Any, name: str, digits: int) -> str:
@@ -123,14 +140,16 @@ def _cell(value: Any, name: str, digits: int) -> str:
         if np.isnan(value):
             return ""
         if last == "difference":
-            return f"{value:+.{digits}f}"
+            return signed(value, digits)
+        if last in ("low", "high"):
+            return f"{value:.1g}" if _small(value, digits) else f"{value:.{digits}f}"
         if name in SETTINGS:
             return f"{value:.4g}"
         if float(value).is_integer() and abs(value) > 1:
             return f"{value:.0f}"
         if last == "seconds":
             return f"{value:.0f}"
-        if last not in ("low", "high") and 0 < abs(value) < 0.5 * 10**-digits:
+        if _small(value, digits):
             return f"{value:.1e}"
         return f"{value:.{digits}f}"
     return "" if value is None or value is pd.NA else str(value)
@@ -141,9 +160,9 @@ def _alignment(table: pd.DataFrame) -> str:
 
 
 def _latex(text: str) -> str:
-    for character in "&%$#_{}":
-        text = text.replace(character, "\\" + character)
-    return text
+    names = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    names |= {character: f"\\{character}" for character in "&%$#_{}"}
+    return "".join(names.get(character, character) for character in text)
 
 
 def _csv(table: pd.DataFrame) -> str:
