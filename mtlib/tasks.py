@@ -16,8 +16,11 @@ from mtlib.objectives import losses
 Kind = Literal["classification", "binary", "regression"]
 NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9_]{0,39}")
 FILES = re.compile(r"[\w][\w.-]*|")
-TAKEN = ("mean", "evenness", "epoch", "step", "seconds", "learning_rate", "examples", "train_loss", "choosing_mean")
-"""Names that a run's scores and history have themselves."""
+TAKEN = frozenset(
+    "mean evenness epoch step seconds learning_rate examples train_loss choosing_mean".split()
+    + "id label prediction run system against trained low high minutes encoder".split()
+)
+"""Names that a run's scores, history and predictions, and tables of them, have themselves."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import plotly.express
+import seaborn
 import sklearn
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -27,10 +28,10 @@ from mtlib.randomness import generator
 from mtlib.study.cache import NO_CACHE, Cache, inference
 from mtlib.study.plots import PALETTE, interval, panels
 from mtlib.study.statistics import bootstrap_p, percentile_interval, resolve
+from mtlib.tasks import SST
 from mtlib.training.files import make_folder, storage, write_atomic
 
 MEASURES = ("purity", "silhouette")
-SENTIMENTS = ("very negative", "negative", "neutral", "positive", "very positive")
 ORDERED_COLOURS = ("#B2182B", "#EF8A62", "#8C8C8C", "#67A9CF", "#2166AC")
 """For classes in order: red to blue through grey, told apart with every common colour vision."""
 
@@ -186,21 +187,29 @@ def tsne(
     return cache.array("tsne", [weights, unit.shape, settings, sklearn.__version__], compute)
 
 
+def ordered_colours(count: int) -> list[str]:
+    """Colours of so many classes in order: ORDERED_COLOURS of five, else as many from red to blue through white."""
+    if count == len(ORDERED_COLOURS):
+        return list(ORDERED_COLOURS)
+    return seaborn.color_palette("RdBu", count).as_hex()
+
+
 def tsne_plot(
-    planes: Mapping[str, np.ndarray], labels: np.ndarray, names: Sequence[str] = SENTIMENTS, columns: int = 3
+    planes: Mapping[str, np.ndarray], labels: np.ndarray, names: Sequence[str] = SST.names, columns: int = 3
 ) -> Figure:
     """t-SNE planes [n, 2] side by side, by title, coloured by class (figure 1a). The axes of t-SNE have no unit."""
     labels, lines = np.asarray(labels), max(title.count("\n") + 1 for title in planes)
     columns = min(columns, len(planes))
     figure, places = panels(len(planes), columns, height=min(3.0, 5.5 / columns) + 0.14 * lines)
+    colours = ordered_colours(len(names))
     for axes, (title, plane) in zip(places, planes.items(), strict=True):
         for index in range(len(names)):
-            axes.scatter(*plane[labels == index].T, s=3, color=ORDERED_COLOURS[index], linewidths=0, alpha=0.8)
+            axes.scatter(*plane[labels == index].T, s=3, color=colours[index], linewidths=0, alpha=0.8)
         axes.set(title=title, xticks=[], yticks=[])
         axes.spines[:].set_visible(True)
     handles = [
         Line2D([], [], marker="o", linestyle="", color=colour, label=name)
-        for name, colour in zip(names, ORDERED_COLOURS, strict=False)
+        for name, colour in zip(names, colours, strict=True)
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(names), handletextpad=0.1)
     return figure
@@ -211,7 +220,7 @@ def tsne_page(
     labels: np.ndarray,
     texts: Sequence[str],
     path: str | Path,
-    names: Sequence[str] = SENTIMENTS,
+    names: Sequence[str] = SST.names,
     title: str = "t-SNE",
 ) -> Path:
     """Write the planes as one HTML page whose points show their sentence and label; it asks nothing of the network.
@@ -225,7 +234,7 @@ def tsne_page(
         frame = pd.DataFrame({"x": plane[:, 0], "y": plane[:, 1], "class": classes, "sentence": wrapped})
         frames.append(frame.assign(plane=html.escape(name).replace("\n", "<br>")))
     colours = {
-        "color_discrete_map": dict(zip(names, ORDERED_COLOURS, strict=False)),
+        "color_discrete_map": dict(zip(names, ordered_colours(len(names)), strict=True)),
         "category_orders": {"class": names},
     }
     facets = {"facet_col": "plane", "facet_col_wrap": 2, "height": 650 * -(-len(planes) // 2)}

@@ -11,11 +11,10 @@ from sklearn.metrics import cohen_kappa_score, confusion_matrix
 
 from mtlib.errors import DataError
 from mtlib.metrics import pearson
-from mtlib.study.embeddings import SENTIMENTS
 from mtlib.study.eval_splits import probabilities
 from mtlib.study.plots import COLUMN_WIDTH, SEQUENTIAL, colour_of, panels, title_of, use_style
 from mtlib.study.statistics import mean_interval
-from mtlib.tasks import TASKS, in_order
+from mtlib.tasks import SST, TASKS, in_order
 
 
 def confusion(frame: pd.DataFrame, classes: int) -> np.ndarray:
@@ -25,7 +24,7 @@ def confusion(frame: pd.DataFrame, classes: int) -> np.ndarray:
         return counts / counts.sum(axis=1, keepdims=True)
 
 
-def recalls(frame: pd.DataFrame, names: Sequence[str] = SENTIMENTS) -> pd.DataFrame:
+def recalls(frame: pd.DataFrame, names: Sequence[str] = SST.names) -> pd.DataFrame:
     """Recall of each class with its 95 % bootstrap interval, and the shares called lower and higher."""
     rows = []
     for label, group in frame.groupby("label"):
@@ -96,7 +95,7 @@ def error_by_length(frame: pd.DataFrame, examples: pd.DataFrame, bins: int = 5) 
     return pd.DataFrame(rows)
 
 
-def confusion_plot(shares: np.ndarray, names: Sequence[str] = SENTIMENTS, title: str = "", caption: str = "") -> Figure:
+def confusion_plot(shares: np.ndarray, names: Sequence[str] = SST.names, title: str = "", caption: str = "") -> Figure:
     """Confusion [true, predicted] as shares of the true class, right answers on the anti-diagonal (figure 1b)."""
     use_style()
     figure, axes = plt.subplots(figsize=(COLUMN_WIDTH + 0.4, COLUMN_WIDTH + (0.25 if caption else -0.15)))
