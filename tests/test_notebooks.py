@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import nbformat
 import psutil
@@ -84,6 +86,22 @@ def test_a_complete_stage(notebook, tmp_path, monkeypatch, capsys):
     status = stage_status(executed)
     assert status["status"] == "complete"
     assert status["parameters"] == {"rate": 1.0, "corpus": "some/where", "seeds": [0]}
+
+
+def test_paths_lead_on_from_the_folder_that_one_stands_in(notebook, tmp_path, monkeypatch):
+    root = os.getcwd()
+    (tmp_path / "mine" / "data").mkdir(parents=True)
+    (tmp_path / "mine" / "smoke").mkdir()
+    shutil.copy("presets/smoke.yaml", tmp_path / "mine" / "small.yaml")
+    monkeypatch.chdir(tmp_path / "mine")
+    monkeypatch.setattr("mtlib.workbook.notebooks.project_root", lambda: Path(root))
+    path = notebook("import os", "print(os.getcwd(), preset, corpus)")
+    for preset, corpus in (("small.yaml", "data"), ("smoke", "sample"), (f"{root}/presets/smoke.yaml", "elsewhere")):
+        executed = run_notebook(path, {"preset": preset, "corpus": corpus}, results=tmp_path / "results")
+        there = [
+            str(Path(each).absolute()) if Path(each).is_file() or each == "data" else each for each in (preset, corpus)
+        ]
+        assert nbformat.read(executed, as_version=4).cells[-1].outputs[0].text == " ".join([root, *there]) + "\n"
 
 
 @pytest.mark.parametrize(

@@ -21,12 +21,14 @@ from pathlib import Path
 from typing import Any
 
 from mtlib.checking import nearest
+from mtlib.data.corpus import TITLES
 from mtlib.errors import ConfigurationError, StageError
 from mtlib.extensions import import_inherited
 from mtlib.presets import label, preset, project_root
 from mtlib.training.files import RunLock, is_gone, make_folder, storage, this_process, write_json
 from mtlib.workbook.parameters import Parameter, check_values, load_notebook, parameters_of, values_at
 from mtlib.workbook.processes import end_with
+from mtlib.yaml_files import is_yaml
 
 
 def find_stage(stage: str | Path) -> Path:
@@ -71,12 +73,19 @@ def run_notebook(
     notebook = load_notebook(path)
     known = parameters_of(notebook, path.name)
     parameters, name = with_preset(path.stem, known, parameters)
+    parameters = {key: _from_root(root, key, value) for key, value in parameters.items()}
     folder = (root / results / "notebooks" / name).absolute()
     with storage("create", folder):
         make_folder(folder)
     places = {"MTLIB_RESULTS": str(root / results), "MTLIB_FIGURES": str(root / figures)}
     with RunLock(folder / f".{path.stem}.lock"):
         return _run(notebook, path.stem, parameters, folder, root, timeout, places)
+
+
+def _from_root(root: Path, name: str, value: Any) -> Any:
+    """A preset's or a corpus's path that leads on from this folder alone, made absolute: the kernel's is the root."""
+    is_path = isinstance(value, str) and (is_yaml(value) or (name == "corpus" and value not in TITLES))
+    return os.path.abspath(value) if is_path and os.path.exists(value) and not (root / value).exists() else value
 
 
 def with_preset(stage: str, known: dict[str, Parameter], given: dict[str, Any]) -> tuple[dict[str, Any], str]:
