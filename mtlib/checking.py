@@ -88,6 +88,11 @@ def _fault(kind: type[BaseModel], fault: Mapping[str, Any], where: str) -> str:
     return f"{where}: {key}: {message}, found {actual}{hint}" if key else f"{where}: {message}"
 
 
+def printable(text: str) -> str:
+    """A text that UTF-8 can say: of a file's name, bytes that are no UTF-8 are written out, as in "caf\\udce9"."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def shortened(value: Any, limit: int = 200) -> str:
     """`repr(value)`, cut at `limit` characters; of a container only its type and size, to keep messages short."""
     if isinstance(value, dict | list | tuple | set):

@@ -34,6 +34,9 @@ LINEAR = 2.0**-19
 """LayerNorm of x is linear in it where its deviation is this small beside sqrt(eps); and what makes up for it is
 infinite in float16, whose answer is therefore no number instead of a wrong one."""
 
+SIGN, ONNX = "One task of a multitask model of mtlib", "model.onnx"
+"""What tells the exports of a task, and of all of them, from other folders: words of README.md, and a file."""
+
 TOLERANCE = 1e-4
 """Largest difference of an exported form's outputs from the model's in float32, on the scale of the outputs."""
 
@@ -46,17 +49,25 @@ def export_task(model: "MultitaskModel", task: str, folder: Path | str) -> Path:
     small multiple of the identity, which tanh leaves as it is. For mean pooling there is one layer more, which
     attends to all tokens alike and whose LayerNorms are kept on a scale where they are linear. Equal to float32
     rounding; for prediction in float32 and bfloat16 (float16 gives NaN with mean pooling), not for further training.
-    Raises ConfigurationError for an encoder whose class cannot say this and for the folder of a run or a stored model,
-    StorageError where the folder cannot be written; what an earlier export left there then stands.
+    Raises ConfigurationError for an encoder whose class cannot say this, for the folder of a run or a stored model and
+    for one with files of those names that are no export's, StorageError where the folder cannot be written; what an
+    earlier export left there then stands.
     """
     known, folder = model.task(task), outside_runs(folder)
     classifier = _classifier(model, known).eval()
     _require_equal(model, known, classifier)
-    with staged(folder) as place:
+    with staged(folder, is_export) as place:
         classifier.save_pretrained(place)
         save_tokenizer(model, place)
         (place / "README.md").write_text(_about(known, type(classifier).__name__), encoding="utf-8")
     return folder
+
+
+def is_export(folder: Path) -> bool:
+    """Whether what is in the folder is an export, of a task or as ONNX."""
+    about = folder / "README.md"
+    is_task = about.is_file() and SIGN in about.read_text(encoding="utf-8", errors="replace")
+    return is_task or (folder / ONNX).is_file()
 
 
 def save_tokenizer(model: "MultitaskModel", folder: Path) -> None:
@@ -161,7 +172,7 @@ pipeline_tag: text-classification
 
 # {task.title or task.name}
 
-One task of a multitask model of mtlib, as transformers' `{kind}`.
+{SIGN}, as transformers' `{kind}`.
 
 ```python
 from transformers import pipeline

@@ -19,7 +19,7 @@ from torch import nn
 
 from mtlib.data.batches import TokenizedSplit
 from mtlib.errors import CheckpointError, ConfigurationError
-from mtlib.exports import TOLERANCE, plain_outputs, save_tokenizer, trial
+from mtlib.exports import ONNX, TOLERANCE, is_export, plain_outputs, save_tokenizer, trial
 from mtlib.prediction import answered, answers_to, inputs_frame
 from mtlib.tasks import Task
 from mtlib.training.files import outside_runs, staged
@@ -27,7 +27,7 @@ from mtlib.training.files import outside_runs, staged
 if TYPE_CHECKING:
     from mtlib.model import MultitaskModel
 
-FLOAT32, INT8 = "model.onnx", "model-int8.onnx"
+FLOAT32, INT8 = ONNX, "model-int8.onnx"
 """Names of the files."""
 
 EMBEDDING = "sentence_embedding"
@@ -53,12 +53,13 @@ def export_onnx(model: "MultitaskModel", folder: Path | str, int8: bool = False)
     `<task>_logits` [batch, outputs], all of one pass. The file says itself which tasks it has: `OnnxModel` reads it.
     int8: write `model-int8.onnx` too, matrices and word vectors in 8 bits (onnxruntime's dynamic quantisation), and
     give its path. Smaller; whether it is also faster, and what it costs, `mtlib.study.formats.table` measures.
-    Raises ConfigurationError where `pip install mtlib[export]` is missing or onnxruntime answers otherwise and for the
-    folder of a run or a stored model, StorageError where the folder cannot be written.
+    Raises ConfigurationError where `pip install mtlib[export]` is missing or onnxruntime answers otherwise, for the
+    folder of a run or a stored model and for one whose files are no export's, StorageError where the folder cannot be
+    written.
     """
     _require_onnx()
     folder, moved = outside_runs(folder), copy.deepcopy(model).cpu().eval()
-    with staged(folder, replaced=(FLOAT32, INT8)) as place:
+    with staged(folder, is_export, replaced=(FLOAT32, INT8)) as place:
         save_tokenizer(moved, place)
         _trace(moved, place / FLOAT32)
         _require_equal(moved, place / FLOAT32)

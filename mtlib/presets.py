@@ -177,10 +177,12 @@ def _found(corpus: str, folder: Path) -> str:
 
 
 def _with_corpus(chosen: Preset, corpus: str) -> Preset:
-    described = corpus if os.path.isfile(corpus) else project_root() / corpus
-    if not is_yaml(described) or not os.path.isfile(described):
+    from_root = project_root() / corpus
+    if corpus not in TITLES and not os.path.exists(corpus) and from_root.exists():
+        corpus = str(from_root)
+    if not is_yaml(corpus) or not os.path.isfile(corpus):
         return chosen.model_copy(update={"corpus": corpus})
-    tasks = {"tasks": tasks_of(described)}
+    tasks = {"tasks": tasks_of(corpus)}
     return chosen.model_copy(update={"corpus": corpus, "experiment": tasks | chosen.experiment})
 
 

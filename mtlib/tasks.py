@@ -83,6 +83,17 @@ class Task:
         return self.names or tuple(map(str, range(count)))
 
     @property
+    def labels(self) -> str:
+        """What its labels are, in words: the classes' names in their order, or the range of numbers."""
+        return f"{self.low:g} to {self.high:g}" if self.kind == "regression" else ", ".join(self.class_names)
+
+    def means_alike(self, other: "Task") -> bool:
+        """Whether labels mean the same to both; classes without names are alike if there are as many."""
+        if self.kind != other.kind or self.kind == "regression" or (self.names and other.names):
+            return (self.kind, self.labels) == (other.kind, other.labels)
+        return len(self.class_names) == len(other.class_names)
+
+    @property
     def is_pair(self) -> bool:
         """Whether an example is a pair of texts, read by one cross-encoder pass."""
         return len(self.columns) == 2

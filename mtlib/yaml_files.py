@@ -36,7 +36,13 @@ def read_yaml(path: Path) -> Any:
 
 
 class PlainLoader(yaml.SafeLoader):
-    """YAML without aliases: a few lines of them can stand for more values than fit into memory."""
+    """YAML without aliases, of which a few lines can stand for more values than fit into memory, and no key twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [(key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := [key for number, (_, key) in enumerate(keys) if keys[number] in keys[:number]]:
+            raise yaml.YAMLError(f"key {twice[0]!r} is given twice")
+        return super().construct_mapping(node, deep)
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import platform
 import shutil
 import tarfile
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 
 import mtlib
 from mtlib.cli import app
+from mtlib.data.cached import file_sha256
 from mtlib.errors import CheckpointError, ConfigurationError
 from mtlib.training import bundles
 from mtlib.training.bundles import has_weights, pack, unpack
@@ -66,6 +68,7 @@ def test_unpacked_runs_are_those_that_were_packed_but_for_their_weights(trained,
         for name in files - {Path("lock"), Path("status.json")}:
             assert (run.path / name).read_bytes() == (original.path / name).read_bytes()
         about = original.read("status.json")
+        about["files"]["environment.json"] = file_sha256(original.path / "environment.json")
         assert about.pop("started") and run.read("status.json") == about
     taught = next(run for run in found if "bregman" in run.id)
     for split in ("dev", "test", "last", "teacher"):
@@ -197,6 +200,7 @@ def test_a_run_of_a_part_of_the_corpus_finds_its_part(corpus, tmp_path):
         {"environment.json": b"[]"},
         {"status.json": b'{"status": "complete", "pid": 1}'},
         {"status.json": b'{"status": "complete", "pid": 1, "files": null}'},
+        {"environment.json": b'{"device": "cuda", "threads": 99}'},
     ],
     ids=lambda change: f"{next(iter(change))} {next(iter(change.values()))!r:.20}",
 )
@@ -262,10 +266,62 @@ def test_a_link_or_an_enormous_file_is_refused(corpus, tmp_path, monkeypatch):
             unpack(path, corpus, tmp_path)
 
 
-@pytest.mark.parametrize("data", [b"", b"no archive", "cut"])
-def test_what_is_no_bundle_is_one_message(bundle, corpus, tmp_path, data):
+def test_a_file_that_is_there_twice_or_too_much_in_all_is_refused(bundle, corpus, tmp_path, monkeypatch):
+    files = members(bundle)
+    name = next(name for name in files if name.endswith("/environment.json"))
+    again = bundle_of(files, tmp_path / "again.tar")
+    with tarfile.open(again, "w:xz") as archive:
+        for each, data in [*files.items(), (name, b"{}")]:
+            member = tarfile.TarInfo(each)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    with pytest.raises(CheckpointError, match="is there twice"):
+        unpack(again, corpus, tmp_path / "results")
+    monkeypatch.setattr(bundles, "ALL", sum(map(len, files.values())) - 1)
+    with pytest.raises(CheckpointError, match="bytes in all"):
+        unpack(bundle, corpus, tmp_path / "results")
+    broken = bundle_of(files | {name: b"\xff" * 10**6}, tmp_path / "broken.tar.xz")
+    monkeypatch.undo()
+    with pytest.raises(CheckpointError) as caught:
+        unpack(broken, corpus, tmp_path / "results")
+    assert len(str(caught.value)) < 1000 and not (tmp_path / "results").exists()
+
+
+def test_pack_replaces_bundles_alone(trained, tmp_path):
+    run = trained.all()[0]
+    (tmp_path / "mine.tar.xz").write_bytes(b"no bundle")
+    (tmp_path / "folder.tar.xz").mkdir()
+    os.mkfifo(tmp_path / "fifo.tar.xz")
+    before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+    for path in ("mine.tar.xz", "folder.tar.xz", "fifo.tar.xz", "mine.csv"):
+        with pytest.raises(ConfigurationError, match="earlier bundle|ends in .tar.xz"):
+            pack([run], tmp_path / path)
+    for path in (run.path / "scores.json", run.path / "model" / "x.tar.xz", trained.folder / "x.tar.xz"):
+        with pytest.raises(ConfigurationError, match="outside of runs"):
+            pack([run], path)
+    assert before == {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+    assert (tmp_path / "mine.tar.xz").read_bytes() == b"no bundle"
+    assert pack([run], pack([run], tmp_path / "b.tar.xz")).is_file()
+
+
+def test_what_no_corpus_could_open_is_not_packed_and_a_copy_hides_no_run(trained, corpus, tmp_path):
+    store = mtlib.RunStore(tmp_path)
+    plain = mtlib.experiment("smoke", **SHORT)
+    run = mtlib.fit(plain, corpus, tmp_path, progress="none")
+    other = mtlib.fit(plain, made_up_corpus(rows=62), tmp_path, progress="none")
+    with pytest.raises(ConfigurationError, match="were trained on different corpora of sst, qqp, sts"):
+        pack([run, other], tmp_path / "both.tar.xz")
+    shutil.copytree(run.path, store.folder / f"{run.id}-backup")
+    assert store.find(run.id).path == run.path.resolve()
+    with pytest.raises(ConfigurationError, match="it was renamed or copied"):
+        pack(store.all(), tmp_path / "copy.tar.xz")
+    assert not list(tmp_path.glob("*.tar.xz"))
+
+
+@pytest.mark.parametrize("data", [b"", b"no archive", 1, 12, 100])
+def test_what_is_no_bundle_or_is_cut_off_is_one_message(bundle, corpus, tmp_path, data):
     path = tmp_path / "x.tar.xz"
-    path.write_bytes(bundle.read_bytes()[:-100] if data == "cut" else data)
+    path.write_bytes(bundle.read_bytes()[:-data] if isinstance(data, int) else data)
     with pytest.raises(CheckpointError, match="expected runs as `mtlib pack` writes them"):
         unpack(path, corpus, tmp_path)
     assert not [each for each in mtlib.RunStore(tmp_path).all() if each.complete]

@@ -293,3 +293,11 @@ def test_what_a_penalty_of_ones_own_calls_name_is_part_of_the_identity():
 def test_what_an_editor_completes_are_the_fields(function, model):
     shown = inspect.signature(function).parameters.values()
     assert {each.name for each in shown if each.kind is each.KEYWORD_ONLY} == set(model.model_fields)
+
+
+@pytest.mark.parametrize("again", ["dial: 1", "experiment: {max_tokens: 16, max_tokens: 32}"])
+def test_a_key_that_is_given_twice_is_refused(tmp_path, again):
+    path = tmp_path / "mine.yaml"
+    path.write_text((presets_folder() / "smoke.yaml").read_text().replace("experiment:", "x:") + f"\n{again}\n")
+    with pytest.raises(ConfigurationError, match="mine.yaml: .*key '(dial|max_tokens)' is given twice"):
+        preset(str(path))

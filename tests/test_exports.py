@@ -132,6 +132,14 @@ def test_an_export_that_fails_leaves_the_earlier_one_as_it_was(model, tmp_path, 
     assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1
 
 
+@pytest.mark.parametrize("name", ["README.md", "config.json", "tokenizer.json"])
+def test_an_export_replaces_nothing_of_something_else(model, tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(ConfigurationError, match=f"earlier export, found a {name} of something else"):
+        model.export("sst", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [name] and (tmp_path / name).read_text() == "mine"
+
+
 def test_the_encoder_loads_in_automodel_and_in_sentence_transformers(model, tmp_path):
     from sentence_transformers import SentenceTransformer
 

@@ -155,3 +155,18 @@ def test_the_smallest_loss_comes_first(monkeypatch):
     monkeypatch.setattr(listing, "_row", lambda run: ({"run": run, "status": "complete", "dev_loss": losses[run]}, {}))
     store = SimpleNamespace(all=lambda: list(losses))
     assert listing.table(store, sort="dev_loss")["run"].tolist() == ["better", "worse", "without"]
+
+
+@pytest.mark.parametrize("title", [5, True, None, "caf\udce9"])
+def test_one_odd_run_hides_no_other(results, tmp_path, title):
+    shutil.copytree(results, tmp_path / "results")
+    store = mtlib.RunStore(tmp_path / "results")
+    odd = store.all()[0]
+    config = odd.read("config.json")
+    config["corpus"]["title"] = title
+    (odd.path / "config.json").write_text(json.dumps(config))
+    odd.set_status("interrupted")
+    shutil.copytree(odd.path, odd.path.parent / f"caf\udce9-{odd.id[-8:]}")
+    for options in ([], ["--sort", "corpus"]):
+        result = CliRunner().invoke(app, ["runs", "--results", str(tmp_path / "results"), *options])
+        assert result.exit_code == 0 and result.stdout.count("27169e8e") == 1, result.output

@@ -174,3 +174,37 @@ def test_a_pretrained_encoder_s_card_warns_of_its_heads(corpus, tmp_path):
     text = cards.write_card(run).read_text()
     assert "heads are untrained" in text and f"{run.scores['dev_loss']:.3f}" in text
     assert not ModelCard(text).data.eval_results
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "heads.safetensors"])
+def test_a_card_of_damaged_weights_is_one_message(copied, name):
+    (copied.path / "model" / name).write_bytes((copied.path / "model" / name).read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match=f"{name}: expected the weights that were stored"):
+        cards.write_card(copied)
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("environment.json", "device_name", ...),
+        ("config.json", "corpus", "news"),
+        ("config.json", "corpus", {"name": "x", "title": "x"}),
+        ("config.json", "corpus", {"name": "x", "title": 5, "fingerprint": "x"}),
+        ("scores.json", "chosen", [1]),
+        ("scores.json", "seconds", "long"),
+        ("scores.json", "epoch", True),
+    ],
+)
+def test_a_wrong_value_in_a_run_is_one_message(copied, name, key, value):
+    content = copied.read(name) | {key: value}
+    (copied.path / name).write_text(json.dumps({k: v for k, v in content.items() if v is not ...}))
+    with pytest.raises(CheckpointError, match=name):
+        cards.write_card(copied)
+        assert copied.scores
+
+
+def test_a_corpus_whose_name_is_no_utf_8_has_a_card(copied):
+    config = copied.read("config.json")
+    config["corpus"]["title"] = "folder cs\udcff"
+    (copied.path / "config.json").write_text(json.dumps(config))
+    assert "folder cs\\udcff" in cards.write_card(copied).read_text(encoding="utf-8")

@@ -81,6 +81,9 @@ def test_the_separator_is_found_among_texts_with_the_others_in_them(separator):
     (b"text,label\na,b\nc\nd,e\n", "x.csv:3: expected 2 fields, separated by a comma, as in the header, found 1"),
     (b"text,label\na,b\n\nd,e\n", "x.csv:3: .*a blank line"),
     (b'text,label\n"a,b\nc,d\n', "x.csv:2: expected fields in quotes"),
+    (b'text,label\na,pos\n"b,pos\nc",neg\n', "x.csv:3: .*runs on, though line 3 looks like a row"),
+    (b'label,text\npos,a\npos,"b\nneg,c"\nneg,d\n', "x.csv:3: .*runs on, though line 4 looks like a row"),
+    (b'id,text,label\n1,a,pos\n2,"b,neg\n3,c,pos\n4,d",neg\n', "x.csv:3: .*runs on, though line 4 looks"),
     (b'text,label\na,b\n"c"x,d\ne,f\n', "x.csv:3: expected fields in quotes"),
     (b"text,label\na\xff,b\n", "x.csv:2: expected text in UTF-8, found byte 0xff at offset 12"),
     (b"text,label\na,b\nc\0,d\n", "x.csv:3: .*NUL byte at offset 16"),
@@ -88,6 +91,15 @@ def test_the_separator_is_found_among_texts_with_the_others_in_them(separator):
 def test_what_is_no_table_is_named_by_line(content, message):
     with pytest.raises(DataError, match=message):
         parse_plain(content, "x.csv")
+
+
+@pytest.mark.parametrize("content, several", [
+    (b'text,label\na,pos\n"Hello, dear\nworld",pos\n"one,\ntwo, three\nfour",neg', 2),
+    (b'label,text\npos,a\npos,"Hello, dear\r\nworld, again"\r\nneg,c\r\n', 1),
+    (b'text,label\na,pos\n"He said ""no"",\rthen ""yes""\n",pos\n', 1),
+])  # fmt: skip
+def test_texts_of_several_lines_are_read(content, several):
+    assert sum("\n" in text for text in parse_plain(content, "x.csv").frame["text"]) == several
 
 
 def test_a_file_that_is_not_there_or_a_separator_that_is_none(tmp_path):
@@ -464,6 +476,38 @@ def test_the_task_works_through_train_runs_evaluate_predict_card_and_resume(trai
     assert mtlib.resume(trained).id == trained.id
     said = invoke("predict", "own", "--output", "out")
     assert "9 predictions" in said and (folder / "out" / "test-news.csv").is_file()
+
+
+@pytest.mark.parametrize("names", [["science", "sport"], ["money", "science", "games"]])
+def test_labels_that_mean_something_else_are_not_scored(trained, folder, names):
+    frame = table()
+    old = sorted(TOPICS)[-len(names) :]
+    frame = frame[frame["topic"].isin(old)].replace({"topic": dict(zip(old, names, strict=True))})
+    frame.assign(headline=frame["headline"] + " again").to_csv("fresh.csv", index=False)
+    invoke("data", "describe", "fresh.csv", "--task", "news", "--output", "fresh.yaml")
+    expected = "news: expected the labels that the model learnt, money, science, sport"
+    for command in (["evaluate", "own"], ["predict", "own", "--output", "o"], ["export", "own", "--compare"]):
+        TASKS.pop("news", None)
+        said = invoke(*command, "--corpus", "fresh.yaml", code=65)
+        assert expected in said and ", ".join(sorted(names)) in said
+    assert not (folder / "o").exists()
+
+
+def test_describe_writes_into_no_run(trained, folder):
+    said = invoke(
+        "data", "describe", "news.csv", "--task", "x", "--output", str(trained.path / "model" / "x.yaml"), code=64
+    )
+    assert "outside of runs" in said and not (trained.path / "model" / "x.yaml").exists()
+
+
+def test_a_corpus_in_the_project_is_found_from_below_it(folder, monkeypatch):
+    for name in ("notebooks", "presets", "data", "deeper"):
+        (folder / name).mkdir()
+    invoke("data", "describe", "news.csv", "--output", "data/news.yaml")
+    write(folder / "presets" / "p.yaml", "corpus: data/news.yaml\nencoder: tiny\ndial: 0.001\nlearning_rate: 1.0e-3\n")
+    monkeypatch.chdir(folder / "deeper")
+    found = mtlib.preset("../presets/p.yaml")
+    assert list(mtlib.load_corpus(found.corpus)) == ["news"]
 
 
 def test_a_preset_and_a_sweep_of_it_take_its_tasks_from_the_yaml_file(trained, folder):

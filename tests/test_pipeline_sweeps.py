@@ -80,6 +80,7 @@ def test_values_that_differ_in_a_late_digit_are_different_runs(written):
         ({"seeds": []}, "seeds"),
         ({"seeds": [0, 0]}, "seeds: a value occurs twice"),
         ({"grid": {"smart.radius": [0.1, 0.10]}}, "smart.radius: a value occurs twice"),
+        ({"grid": {"smart.radius": {"from": 0.1, "to": 0.1, "points": 3}}}, "smart.radius: a value occurs twice"),
         ({"sedes": [1]}, "unknown key 'sedes'"),
         ({"preset": "smok"}, "did you mean 'smoke'"),
         ({"preset": "smoke", "experiment": {"penalties": 5}}, "no penalty 'smart', found"),

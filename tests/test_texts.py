@@ -48,6 +48,11 @@ def test_texts_and_pairs_are_answered_with_names_and_probabilities(run):
     same(found, expected(run, "qqp", pairs))
 
 
+def test_a_carriage_return_within_a_text_ends_no_line(run):
+    found, _ = asked(run, "--task", "sst", "red\rcat", "old, dog")
+    assert found["sentence"].tolist() == ["red\rcat", "old, dog"]
+
+
 def test_stdin_goes_to_stdout_a_text_a_line(run):
     found, _ = asked(run, "--task", "sst", "-", stdin="red cat\n\nold dog\r\nübel\n")
     assert found["sentence"].tolist() == ["red cat", "old dog", "übel"]

@@ -80,11 +80,13 @@ def named_after(file: Path) -> str:
 
 
 def require_yaml(output: Path) -> None:
-    """Raise ConfigurationError for a name that is none of a YAML file, or of one that is there."""
+    """Raise ConfigurationError for a name that is none of a YAML file, of one that is there, or in a run's folder."""
+    from mtlib.training.files import outside_runs
     from mtlib.yaml_files import ENDINGS, is_yaml
 
     if not is_yaml(output):
         raise ConfigurationError(f"--output {output}: expected a name that ends in {' or '.join(ENDINGS)}")
+    outside_runs(output.absolute().parent)
     if output.exists():
         raise ConfigurationError(f"{output}: there is one already; --output names another")
 

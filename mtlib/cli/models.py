@@ -107,7 +107,7 @@ def export(
     if compare:
         return typer.echo(compared(found, corpus))
     model = calibrated_where_it_can_be(found)
-    if task:
+    if task is not None:
         written = model.export(task, output or Path(f"{found.id}-{task}"))
     else:
         written = model.export_onnx(output or Path(f"{found.id}-onnx"), int8)
@@ -147,6 +147,7 @@ def predicted(reference: str, source: str | None, split: Split, results: Path) -
     typer.echo(f"{run.id} on {corpus.title}, {split}", err=True)
     if corpus.fingerprint != run.corpus["fingerprint"]:
         warnings.warn(f"{corpus.title} is not what the run was trained on ({run.corpus['title']})", stacklevel=2)
+    corpus.expect_labels_of(model.tasks)
     frames = {task: getattr(corpus[task.name], split) for task in model.tasks}
     if missing := [task.name for task, frame in frames.items() if frame is None]:
         raise DataError(f"{corpus.title}: expected a {split} split of every task, found none of {missing[0]}")

@@ -1,5 +1,6 @@
 """Texts given to `mtlib predict`: as arguments, in a CSV file, or on stdin; and the answers on stdout."""
 
+import csv
 import io
 import os
 import sys
@@ -92,5 +93,10 @@ def from_file(task: "Task", path: Path, columns: list[str]) -> "pd.DataFrame":
 
 
 def print_csv(table: "pd.DataFrame") -> None:
-    """Write a table to stdout as CSV in UTF-8 whatever the terminal's encoding, numbers with six digits."""
-    typer.echo(table.to_csv(index=False, float_format="%.6g", lineterminator="\n").encode(), nl=False)
+    """Write a table to stdout as CSV in UTF-8 whatever the terminal's encoding, numbers with six digits.
+
+    A carriage return, which readers take for the end of a line, stands in quotes, and so do all words then.
+    """
+    returns = any("\r" in str(value) for value in table.select_dtypes(exclude="number").to_numpy().ravel())
+    options = {"quoting": csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL, "float_format": "%.6g"}
+    typer.echo(table.to_csv(index=False, lineterminator="\n", **options).encode(), nl=False)

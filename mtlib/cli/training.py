@@ -151,7 +151,7 @@ def pack(
     from mtlib.training.bundles import pack
 
     every = [run for run in mtlib.RunStore(results).all() if run.complete]
-    chosen = [found_run(name, results) for name in runs] if runs else every
+    chosen = list({run.id: run for run in (found_run(name, results) for name in runs)}.values()) if runs else every
     size = pack(chosen, file).stat().st_size
     typer.echo(f"{file}: {len(chosen)} runs, {size / 1e6:.1f} MB")
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -83,10 +83,21 @@ class Corpus(Mapping[str, Splits]):
         is_folder = self.source and not is_yaml(self.source)
         return TITLES.get(self.kind, f"folder {self.name}" if is_folder else self.name)
 
+    def expect_labels_of(self, tasks: Iterable[Task]) -> None:
+        """Raise DataError for a task whose labels mean something else here than to a model that has these tasks."""
+        own = {task.name: task for task in self.tasks}
+        for task in tasks:
+            if not task.means_alike(own[task.name]):
+                learnt, found = (f"{each.labels} ({each.kind})" for each in (task, own[task.name]))
+                expected = f"expected the labels that the model learnt, {learnt}"
+                raise DataError(f"corpus {self.name}: {task.name}: {expected}; found {found}")
+
     def only(self, names: Sequence[str]) -> "Corpus":
-        """The corpus of these tasks alone, in this order. Raises DataError for a task that it has not."""
+        """The corpus of these tasks alone, in this order. Raises DataError for one that it has not, or given twice."""
         if list(names) == list(self):
             return self
+        if len({*names}) < len(names):
+            raise DataError(f"corpus {self.name}: expected different tasks, found {', '.join(names)}")
         for name in names:
             if name not in self:
                 raise DataError(f"corpus {self.name}: expected the task {name!r}, found {', '.join(self)}")

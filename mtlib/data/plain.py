@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -68,7 +68,7 @@ def parse_plain(content: bytes, place: str, separator: str = "") -> Plain:
             kept.append(fields)
     if not kept and not faults:
         faults.append(Fault(place, None, None, "rows below the header", "none"))
-    raise_faults(faults)
+    raise_faults(faults or list(_swallowed(text, SEPARATORS[found], dict(zip(lines, kept, strict=True)), place)))
     frame = pd.DataFrame(kept, columns=names, index=lines, dtype="str")
     return Plain(frame[own], found)
 
@@ -100,6 +100,26 @@ def _separator(text: str) -> str:
         return max(widths, key=widths.__getitem__)
     header = text.split("\n", 1)[0]
     return max(SEPARATORS, key=lambda name: header.count(SEPARATORS[name]))
+
+
+def _swallowed(text: str, separator: str, rows: Mapping[int, list[str]], place: str) -> Iterator[Fault]:
+    """Faults of rows of several lines in which a line looks like a row of its own: a quote that was left open.
+
+    rows: by the number of the line on which they begin. A line looks so that has as many fields as they have, and the
+    first or the last of which is also the first or the last of a row of one line: a label, most often.
+    """
+    lines = list(io.StringIO(text, newline=""))
+    ends = dict(zip(rows, [*list(rows)[1:], len(lines) + 1], strict=True))
+    single = [fields for line, fields in rows.items() if ends[line] == line + 1]
+    firsts, lasts = ({fields[end] for fields in single} for end in (0, -1))
+    for line, fields in rows.items():
+        for number in range(line, ends[line]) if ends[line] > line + 1 else ():
+            pieces = [piece.strip().strip('"') for piece in lines[number - 1].split(separator)]
+            starts, stops = number > line and pieces[0] in firsts, number < ends[line] - 1 and pieces[-1] in lasts
+            if len(pieces) == len(fields) and (starts or stops):
+                found = f"one that runs on, though line {number} looks like a row of its own"
+                yield Fault(place, line, None, "a quote that ends where its field does", found)
+                break
 
 
 def _records(text: str, separator: str, place: str, faults: list[Fault]) -> Iterator[tuple[int, list[str]]]:

@@ -31,8 +31,10 @@ def table(
     rounds counts. Both libraries compute with torch's number of threads, torch where the model is.
     Columns: form, MB (of weights and graph), texts_per_second, the scores by task, mean, evenness, difference (of the
     mean, with low and high, a 95 % interval, and resolved, as in `statistics.compare`), and verdict: what a form loses.
-    Raises DataError for a corpus without labels in that part, and what `export_onnx` raises.
+    Raises DataError for a corpus without labels in that part, or whose labels mean something else, and what
+    `export_onnx` raises.
     """
+    corpus.expect_labels_of(model.tasks)
     splits = {task.name: getattr(corpus[task.name], on.split) for task in model.tasks}
     if unlabelled := [name for name, frame in splits.items() if frame is None or "label" not in frame]:
         raise DataError(f"{corpus.title}: expected a labelled {on.split} of every task, found none of {unlabelled[0]}")

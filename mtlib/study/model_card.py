@@ -6,11 +6,12 @@ from typing import Any
 
 import pandas as pd
 from huggingface_hub import EvalResult, ModelCardData
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 import mtlib
 from mtlib.data.corpus import TITLES
 from mtlib.encoders import BERT_BASE
+from mtlib.errors import CheckpointError
 from mtlib.study.eval_splits import Dev, ReportingHalf, Test
 from mtlib.study.statistics import intervals
 from mtlib.study.tables import pretty
@@ -24,6 +25,9 @@ BASES = {
     BERT_BASE: BERT_BASE,
 }
 """Encoders whose Hub id and licence (Apache 2.0) are known, by the name an experiment gives them."""
+
+ENVIRONMENT = ("device", "device_name", "threads", "precision")
+"""What the card says of where the run was trained."""
 
 PARTS = {"dev": Dev(), "reporting half of dev": ReportingHalf(), "test": Test()}
 
@@ -47,7 +51,7 @@ CITATION = """```bibtex
 
 def write_card(run: Run) -> Path:
     """Write, or replace, the finished run's model card; raises CheckpointError for a damaged run, StorageError."""
-    write_atomic(run.path / CARD, card_text(run).encode())
+    write_atomic(run.path / CARD, card_text(run).encode("utf-8", "backslashreplace"))
     return run.path / CARD
 
 
@@ -195,7 +199,7 @@ def _scores(run: Run, scores: pd.DataFrame) -> list[str]:
 
 
 def _cost(run: Run) -> list[str]:
-    where, e = run.read("environment.json"), run.experiment
+    where, e = {key: run.entry("environment.json", key) for key in ENVIRONMENT}, run.experiment
     examples = int(run.history["examples"].sum())
     device = where["device_name"] or where["device"]
     before = f" What it started from, `{e.start_from.label}`, cost extra." if e.start_from else ""
@@ -210,11 +214,14 @@ def _cost(run: Run) -> list[str]:
 
 
 def parameters(run: Run) -> int:
-    """Number of stored weights, from the headers of the safetensors files."""
+    """Number of stored weights, from the headers of the safetensors files; raises CheckpointError for a damaged one."""
     total = 0
     for path in sorted((run.path / "model").glob("*.safetensors")):
-        with safe_open(path, "pt") as tensors:
-            total += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())
+        try:
+            with safe_open(path, "pt") as tensors:
+                total += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())
+        except SafetensorError as error:
+            raise CheckpointError(f"{path}: expected the weights that were stored ({error})") from error
     return total
 
 

@@ -7,28 +7,41 @@ import lzma
 import platform
 import re
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pandas as pd
 
 from mtlib.data.corpus import Corpus
 from mtlib.errors import CheckpointError, ConfigurationError
-from mtlib.training.files import LONGEST_ID, encode_json, inside, make_folder, safe_name, storage, write_atomic
+from mtlib.training.files import (
+    LONGEST_ID,
+    encode_json,
+    inside,
+    make_folder,
+    outside_runs,
+    safe_name,
+    storage,
+    write_atomic,
+)
 from mtlib.training.runs import Run, RunStore
 from mtlib.training.sealed import STATUS, sealed_files
 
 ALWAYS = {"config.json", "history.csv", "scores.json"}
 """What the status of every finished run seals."""
 
-BESIDE = ("environment.json", STATUS)
-"""Files of a bundled run that its status does not seal."""
+ENVIRONMENT = "environment.json"
+BESIDE = (ENVIRONMENT, STATUS)
+"""Files of a bundled run that its status did not seal when it finished."""
 
 SEALED = re.compile(r"(config|scores)\.json|(history|conflicts)\.csv|predictions/\w+-[\w.-]+\.csv")
 """Files that a run's status seals."""
 
-LARGEST = 2**28
-"""Bytes of the largest file in a bundle."""
+LARGEST, ALL = 2**28, 2**30
+"""Bytes of the largest file in a bundle, and of all of them."""
+
+ENDING, MAGIC = ".tar.xz", b"\xfd7zXZ\0"
+"""How the name of a bundle ends, and how its content begins."""
 
 Files = dict[str, bytes]
 """A run's files by their names in its folder."""
@@ -40,12 +53,16 @@ def pack(runs: Iterable[Run], path: Path | str) -> Path:
     Nor does it say on which machine, and in which folder, they were trained.
 
     Like files of different runs lie side by side, so that ids, which are the same in all, take room once.
-    Raises ConfigurationError for no runs; CheckpointError for one that is not finished, whose files changed since it
-    was, or that finished before files were sealed.
+    Raises ConfigurationError for no runs, for runs that no corpus can open together or whose folder has another name
+    than theirs, and for a path that is no bundle's; CheckpointError for a run that is not finished, whose files changed
+    since it was, or that finished before files were sealed.
     """
-    found = {run.id: _stored(run) for run in runs}
+    _expect_bundle(Path(path))
+    every = list(runs)
+    found = {run.id: _stored(run) for run in every}
     if not found:
         raise ConfigurationError(f"{path}: expected finished runs to pack, found none; --results says where they are")
+    _expect_together(every)
     members = sorted((name, run) for run, files in found.items() for name in files)
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:xz", preset=9) as archive:
@@ -56,6 +73,29 @@ def pack(runs: Iterable[Run], path: Path | str) -> Path:
             archive.addfile(member, io.BytesIO(data))
     write_atomic(path, packed.getvalue())
     return Path(path)
+
+
+def _expect_bundle(path: Path) -> None:
+    """Raise ConfigurationError for a path at which anything but a bundle would be replaced."""
+    outside_runs(path.absolute().parent)
+    if not path.name.endswith(ENDING):
+        raise ConfigurationError(f"{path}: expected a name that ends in {ENDING}")
+    with storage("read", path):
+        if path.exists() and not (path.is_file() and path.read_bytes().startswith(MAGIC)):
+            raise ConfigurationError(f"{path}: expected a new file or an earlier bundle, found something else")
+
+
+def _expect_together(runs: Iterable[Run]) -> None:
+    """Raise ConfigurationError for runs that `unpack` could not bring back from one bundle."""
+    seen: dict[str, Run] = {}
+    for run in runs:
+        if not run.id.endswith(f"-{run.identity[:8]}"):
+            raise ConfigurationError(f"{run.path}: expected a folder NAME-{run.identity[:8]}: it was renamed or copied")
+        tasks, fingerprint = ", ".join(map(str, run.corpus.get("tasks", []))), run.corpus["fingerprint"]
+        other = seen.setdefault(tasks, run)
+        if other.corpus["fingerprint"] != fingerprint:
+            different = f"{other.id} and {run.id} were trained on different corpora"
+            raise ConfigurationError(f"{different} of {tasks}: pack them in two bundles")
 
 
 def unpack(path: Path | str, corpus: Corpus, results: Path | str = "results") -> list[Run]:
@@ -86,7 +126,7 @@ def tasks_of(path: Path | str) -> list[str]:
         try:
             named |= dict.fromkeys(map(str, json.loads(files["config.json"])["corpus"]["tasks"]))
         except (KeyError, TypeError, ValueError, RecursionError) as error:
-            raise CheckpointError(f"{name}: expected a run that names its tasks ({error!r})") from error
+            raise CheckpointError(f"{name}: expected a run that names its tasks ({str(error)[:200]})") from error
     return list(named)
 
 
@@ -104,6 +144,8 @@ def _stored(run: Run) -> Files:
             f"{run.path / STATUS}: files: expected the SHA-256 of what is packed, found none of {missing}: a run that "
             "finished before files were sealed cannot be packed; remove it and train it again"
         )
+    if odd := [name for name in run.sealed if name not in BESIDE and not SEALED.fullmatch(name)]:
+        raise CheckpointError(f"{run.path / STATUS}: files: {odd[0][:200]!r} is no file that a run seals")
     with storage("read", run.path):
         files = {name: run.file(name) for name in (*BESIDE, *run.sealed)}
     files = {name: _without_labels(data) if "/" in name else data for name, data in files.items()}
@@ -111,26 +153,35 @@ def _stored(run: Run) -> Files:
 
 
 def _at(files: Files, source: str, host: str) -> Files:
-    """A run's files as of this machine, with the corpus in the folder `source`."""
+    """A run's files as of this machine, with the corpus in the folder `source`; its environment is sealed too."""
     config, status = (json.loads(files[name]) for name in ("config.json", STATUS))
     config["corpus"]["source"], status["host"] = source, host
     status.pop("started", None)
     encoded = encode_json(config)
     status["files"]["config.json"] = hashlib.sha256(encoded).hexdigest()
+    status["files"][ENVIRONMENT] = hashlib.sha256(files[ENVIRONMENT]).hexdigest()
     return files | {"config.json": encoded, STATUS: encode_json(status)}
 
 
 def _read(path: Path) -> dict[str, Files]:
     """The files of each run in a bundle, by its id; names that could lead anywhere else are refused."""
     found: dict[str, Files] = {}
+    size = 0
     try:
-        with storage("read", path), tarfile.open(path, "r:xz") as archive:
+        with storage("read", path), lzma.open(path) as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
             for member in archive:
                 run, _, name = member.name.partition("/")
+                size += member.size
                 if not (member.isfile() and member.size <= LARGEST and (name in BESIDE or SEALED.fullmatch(name))):
                     raise CheckpointError(f"{path}: {member.name[:200]!r}: not a file of a bundled run")
-                content = archive.extractfile(member)
-                found.setdefault(safe_name(run, LONGEST_ID), {})[name] = content.read() if content else b""
+                if size > ALL:
+                    raise CheckpointError(f"{path}: expected at most {ALL} bytes in all")
+                files, content = found.setdefault(safe_name(run, LONGEST_ID), {}), archive.extractfile(member)
+                if name in files:
+                    raise CheckpointError(f"{path}: {member.name!r} is there twice")
+                files[name] = content.read() if content else b""
+            while stream.read(2**20):
+                pass  # a bundle that is cut off ends before its end
     except (tarfile.TarError, lzma.LZMAError, EOFError, ValueError) as error:
         raise CheckpointError(f"{path}: expected runs as `mtlib pack` writes them ({error})") from error
     return found
@@ -143,12 +194,13 @@ def _restored(name: str, files: Files, corpus: Corpus) -> Files:
         identity, sealed, fingerprint = config["identity"], sealed_files(status, name), config["corpus"]["fingerprint"]
         tasks = [str(task) for task in config["corpus"]["tasks"]]
         whole = status["status"] == "complete" and {*sealed, *BESIDE} == {*files} and name.endswith(identity[:8])
-        whole = whole and isinstance(status["pid"], int) and isinstance(environment, dict)
+        whole = whole and isinstance(status["pid"], int) and isinstance(status["step"], int)
+        whole = whole and isinstance(status["seal"], str) and isinstance(environment, dict)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{name}: expected the files of a finished run ({error!r})") from error
+        raise CheckpointError(f"{name}: expected the files of a finished run ({str(error)[:200]})") from error
     if not whole:
         raise CheckpointError(f"{name}: expected the files of a finished run, found {sorted(files)}")
-    for each, data in _labelled(name, files, _part(name, tasks, fingerprint, corpus)):
+    for each, data in _labelled(name, files, sealed, _part(name, tasks, fingerprint, corpus)):
         if hashlib.sha256(data).hexdigest() != sealed[each]:
             raise CheckpointError(f"{name}/{each}: not what was sealed when the run finished")
         files[each] = data
@@ -183,7 +235,7 @@ def _part(name: str, tasks: list[str], fingerprint: str, corpus: Corpus) -> Corp
     return part
 
 
-def _labelled(name: str, files: Files, corpus: Corpus) -> Iterator[tuple[str, bytes]]:
+def _labelled(name: str, files: Files, sealed: Mapping[str, str], corpus: Corpus) -> Iterator[tuple[str, bytes]]:
     """The sealed files as they were stored; predictions get their labels back."""
     for each, data in files.items():
         if each.startswith("predictions/"):
@@ -192,7 +244,7 @@ def _labelled(name: str, files: Files, corpus: Corpus) -> Iterator[tuple[str, by
                 yield each, _with_labels(data, getattr(corpus[task], "test" if split == "test" else "dev"))
             except (KeyError, TypeError, ValueError) as error:
                 raise CheckpointError(f"{name}/{each}: expected predictions of {', '.join(corpus)}") from error
-        elif each not in BESIDE:
+        elif each in sealed:
             yield each, data
 
 

@@ -6,7 +6,7 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -143,19 +143,28 @@ def inside(root: str | os.PathLike, path: str | os.PathLike) -> Path:
 
 
 def outside_runs(folder: str | os.PathLike) -> Path:
-    """`folder`, if no run or stored model is there or above: what they hold is sealed. Raises ConfigurationError."""
+    """`folder`, if no run, store of runs or stored model is there or above: what they hold is theirs alone.
+
+    Raises ConfigurationError.
+    """
     real = Path(os.path.realpath(folder))
     for place in (real, *real.parents):
-        if os.path.isfile(place / "multitask.json") or all(map(os.path.isfile, (place / name for name in RUN_FILES))):
+        is_store = place.name == "runs" and place.is_dir() and any(map(_is_run, place.iterdir()))
+        if os.path.isfile(place / "multitask.json") or _is_run(place) or is_store:
             raise ConfigurationError(f"{folder}: expected a folder outside of runs and stored models, found {place}")
     return Path(folder)
 
 
+def _is_run(place: Path) -> bool:
+    return all(os.path.isfile(place / name) for name in RUN_FILES)
+
+
 @contextmanager
-def staged(folder: Path, replaced: Sequence[str] = ()) -> Iterator[Path]:
+def staged(folder: Path, is_own: Callable[[Path], bool], replaced: Sequence[str] = ()) -> Iterator[Path]:
     """A new folder inside `folder` (made if it is missing) whose files the end of the block moves into `folder`, one
     after the other, each over what had its name; replaced: names that go where the block writes none.
 
+    is_own: whether what `folder` holds may be replaced; else a name that is there is a ConfigurationError.
     A block that raises leaves `folder` as it was; so does a process killed in it, but for a temporary folder that the
     next call clears away. Raises StorageError where something cannot be written.
     """
@@ -168,6 +177,10 @@ def staged(folder: Path, replaced: Sequence[str] = ()) -> Iterator[Path]:
         try:
             yield place
             sync_tree(place)
+            there = sorted({*os.listdir(place)} & {*os.listdir(folder)})
+            if there and not is_own(folder):
+                expected = "expected a new folder, or that of an earlier export"
+                raise ConfigurationError(f"{folder}: {expected}, found a {there[0]} of something else")
             for name in {*replaced} - {*os.listdir(place)}:
                 (folder / name).unlink(missing_ok=True)
             for name in sorted(os.listdir(place)):  # safetensors' files are their owner's alone

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from mtlib.checking import nearest
+from mtlib.checking import nearest, printable
 from mtlib.errors import ConfigurationError, LockedError, MtlibError, UnknownKindError
 from mtlib.experiments import Optimisation
 from mtlib.identity import said
@@ -104,10 +104,11 @@ def _settings(experiment: Optimisation) -> Any:
 
 def _row(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
     """A run's row of the table, and its settings as they are stored."""
-    row: dict[str, Any] = {"run": run.id}
+    row: dict[str, Any] = {"run": printable(run.id)}
     try:
         content = run.read("config.json")["experiment"]
-        row |= {"status": run.status, "corpus": run.corpus["title"], "encoder": Path(content["encoder"]).name}
+        names = {"corpus": run.corpus["title"], "encoder": Path(content["encoder"]).name}
+        row |= {"status": run.status, **{key: printable(name) for key, name in names.items()}}
         row |= {"seed": content["seed"], "steps": content["epochs"] * content["steps_per_epoch"]}
         if run.complete:
             row |= {"seconds": run.seconds, **run.scores}
@@ -116,7 +117,7 @@ def _row(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
     except UnknownKindError as error:
         row["status"] = "".join(re.findall(r"unknown \w+ '[^']*'", str(error))[:1]) + ", see --import"
     except (MtlibError, LookupError, TypeError, AttributeError) as error:
-        return {"run": run.id, "status": f"{UNREAD}{str(error).splitlines()[0][:200]}"}, {}
+        return {"run": row["run"], "status": printable(f"{UNREAD}{str(error).splitlines()[0][:200]}")}, {}
     return row, settings
 
 

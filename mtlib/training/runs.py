@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
+from mtlib.checking import shortened
 from mtlib.data.cached import file_sha256
 from mtlib.errors import CheckpointError, ConfigurationError, StorageError
 from mtlib.experiments import FORMAT, Optimisation, read_experiment
@@ -91,7 +92,7 @@ class Run(SealedFiles):
     @property
     def identity(self) -> str:
         """SHA-256 of what was trained."""
-        return self.entry("config.json", "identity")
+        return self.entry("config.json", "identity", str)
 
     @property
     def experiment(self) -> Optimisation:
@@ -117,7 +118,12 @@ class Run(SealedFiles):
     @property
     def corpus(self) -> dict[str, str]:
         """Name, title and fingerprint of the corpus."""
-        return self.entry("config.json", "corpus")
+        about = self.entry("config.json", "corpus", dict)
+        if wrong := [key for key in ("name", "title", "fingerprint") if not isinstance(about.get(key), str)]:
+            raise CheckpointError(f"{self.path / 'config.json'}: corpus: expected a text for {wrong[0]!r}")
+        if not isinstance(about.get("tasks", []), list):
+            raise CheckpointError(f"{self.path / 'config.json'}: corpus: expected a list of tasks")
+        return about
 
     @property
     def scores(self) -> dict[str, float]:
@@ -125,17 +131,23 @@ class Run(SealedFiles):
 
         The stored model is that of the epoch with the best mean on the choosing half of dev.
         """
-        return self.entry("scores.json", "chosen")
+        return self._scores("chosen")
 
     @property
     def last_scores(self) -> dict[str, float]:
         """Scores on all of dev after the last epoch."""
-        return self.entry("scores.json", "last")
+        return self._scores("last")
+
+    def _scores(self, which: str) -> dict[str, float]:
+        scores = self.entry("scores.json", which, dict)
+        if not all(isinstance(score, int | float) for score in scores.values()):
+            raise CheckpointError(f"{self.path / 'scores.json'}: {which}: expected numbers, found {shortened(scores)}")
+        return scores
 
     @property
     def best_epoch(self) -> int:
         """The epoch (from 1) whose model is stored."""
-        return self.entry("scores.json", "epoch")
+        return self.entry("scores.json", "epoch", int)
 
     @property
     def history(self) -> pd.DataFrame:
@@ -145,7 +157,7 @@ class Run(SealedFiles):
     @property
     def seconds(self) -> float:
         """Training time, evaluation included, over all sessions of the run."""
-        return self.entry("scores.json", "seconds")
+        return self.entry("scores.json", "seconds", (int, float))
 
     def predictions(self, split: str, task: str) -> pd.DataFrame:
         """Stored predictions: id, label where known, prediction, and p0, p1, ... for classes.
@@ -183,7 +195,7 @@ class Run(SealedFiles):
     @property
     def checkpoints(self) -> CheckpointStore:
         """Checkpoints of an unfinished run."""
-        return CheckpointStore(self.path / "checkpoints")
+        return CheckpointStore(inside(self.path, self.path / "checkpoints"))
 
     def forget_checkpoints(self) -> None:
         """Remove the checkpoints of a finished run."""
@@ -197,7 +209,7 @@ class Run(SealedFiles):
         if not _is_run(self.path):
             with storage("sweep", self.path):
                 remove_all([path for path in self.path.iterdir() if not path.name.startswith("lock")])
-        for folder in (self.path, self.path / "predictions"):
+        for folder in (self.path, inside(self.path, self.path / "predictions")):
             if folder == self.path and not (self.path / "model").exists():
                 for old in self.path.glob(".tmp-*-model-old"):
                     old.rename(self.path / "model")
@@ -263,11 +275,12 @@ class RunStore:
         Raises ConfigurationError when there is none or more than one.
         """
         safe_name(reference, LONGEST_ID)
-        matches = [run for run in self.all() if _named(run, reference)]
+        every = self.all()
+        matches = [run for run in every if run.id == reference] or [run for run in every if _named(run, reference)]
         if len(matches) > 1:
             raise ConfigurationError(f"run {reference!r}: so are called: {', '.join(run.id for run in matches)}")
         if not matches:
-            known = [run.id for run in self.all()]
+            known = [run.id for run in every]
             alike = ", ".join([each for each in known if each.startswith(reference)] or known) or "none"
             raise ConfigurationError(f"run {reference!r}: no run is so called; there are: {alike}")
         return matches[0]
@@ -323,4 +336,4 @@ def _is_run(folder: Path) -> bool:
 
 def _named(run: Run, reference: str) -> bool:
     name, _, digits = run.id.rpartition("-")
-    return reference in (run.id, name) or (len(reference) >= 6 and digits.startswith(reference))
+    return reference == name or (len(reference) >= 6 and digits.startswith(reference))

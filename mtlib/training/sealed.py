@@ -11,7 +11,7 @@ import pandas as pd
 
 from mtlib.checking import shortened
 from mtlib.errors import CheckpointError
-from mtlib.training.files import make_folder, storage, write_atomic, write_json
+from mtlib.training.files import inside, make_folder, storage, write_atomic, write_json
 
 STATUS = "status.json"
 
@@ -45,11 +45,13 @@ class SealedFiles:
         except (ValueError, pd.errors.ParserError) as error:
             raise CheckpointError(f"{self.path / name}: expected a table of a run ({error})") from error
 
-    def entry(self, name: str, key: str) -> Any:
-        """What a JSON file of the folder says of `key`; raises CheckpointError when it does not."""
+    def entry(self, name: str, key: str, kind: type | tuple[type, ...] = object) -> Any:
+        """What a JSON file of the folder says of `key`, a `kind`; raises CheckpointError when it does not."""
         content = self.read(name)
         if key not in content:
             raise CheckpointError(f"{self.path / name}: expected the key {key!r}, found {sorted(content)[:20]}")
+        if not isinstance(content[key], kind) or (isinstance(content[key], bool) and kind is not object):
+            raise CheckpointError(f"{self.path / name}: {key}: found {shortened(content[key])}")
         return content[key]
 
     def file(self, name: str) -> bytes:
@@ -76,7 +78,7 @@ class SealedFiles:
 
     def write_frame(self, name: str, frame: pd.DataFrame) -> None:
         """Write a table as CSV, atomically; floats read back to the same bits."""
-        path = self.path / name
+        path = inside(self.path, self.path / name)
         with storage("create", path.parent):
             make_folder(path.parent)
         write_atomic(path, frame.to_csv(index=False, lineterminator="\n").encode())

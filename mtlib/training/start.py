@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 
+from mtlib.checking import shortened
 from mtlib.data.corpus import Corpus
 from mtlib.data.phrases import with_phrases
 from mtlib.device import Device, Precision
@@ -138,6 +139,9 @@ def continued(run: Run, here: dict[str, object], inexact: bool) -> dict[str, obj
     Raises CheckpointError with the differences where its bits cannot be promised, unless `inexact`.
     """
     before = run.read("environment.json")
+    already = before.get("inexact", [])
+    if not isinstance(already, list):
+        raise CheckpointError(f"{run.path / 'environment.json'}: inexact: expected a list, found {shortened(already)}")
     changed = {key: [before.get(key), here[key]] for key in SCOPE if before.get(key) != here[key]}
     if changed and not inexact:
         listed = "; ".join(f"{key} was {old}, is {new}" for key, (old, new) in changed.items())
@@ -145,7 +149,7 @@ def continued(run: Run, here: dict[str, object], inexact: bool) -> dict[str, obj
             f"{run.path}: continuing would not give the bits of an uninterrupted run: {listed}. "
             "Restore these, or continue with allow_inexact (--allow-inexact)"
         )
-    return {**here, "inexact": [*before.get("inexact", []), *([changed] if changed else [])]}
+    return {**here, "inexact": [*already, *([changed] if changed else [])]}
 
 
 def still_stored(run: Run, best: dict) -> dict:

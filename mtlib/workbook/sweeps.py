@@ -63,17 +63,18 @@ class Sweep(Strict):
         return self
 
     @model_validator(mode="after")
-    def _once(self) -> Self:
-        for key, values in {"seeds": self.seeds, **self.grid}.items():
-            if isinstance(values, list) and any(value in values[:place] for place, value in enumerate(values)):
-                raise ValueError(f"{key}: a value occurs twice in {shortened(values)}")
-        return self
-
-    @model_validator(mode="after")
     def _not_too_many(self) -> Self:
         sizes = [each.points if isinstance(each, Range) else len(each) for each in self.grid.values()]
         if (number := math.prod(sizes) * len(self.seeds)) > LARGEST:
             raise ValueError(f"grid: expected at most {LARGEST} runs, found {shortened(number)}")
+        return self
+
+    @model_validator(mode="after")
+    def _once(self) -> Self:
+        for key, given in {"seeds": self.seeds, **self.grid}.items():
+            values = given.values if isinstance(given, Range) else given
+            if any(value in values[:place] for place, value in enumerate(values)):
+                raise ValueError(f"{key}: a value occurs twice in {shortened(values)}")
         return self
 
     @property

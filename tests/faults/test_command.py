@@ -3,14 +3,15 @@
 import os
 import shutil
 
+import pandas as pd
 import pytest
 from store_helpers import fork, snapshot
 from typer.testing import CliRunner
 
 from mtlib.cli import app
-from mtlib.errors import ConfigurationError
+from mtlib.errors import CheckpointError, ConfigurationError
 from mtlib.study.submissions import write_submissions
-from mtlib.training.runs import RunStore
+from mtlib.training.runs import Run, RunStore
 
 
 def command(*arguments) -> tuple[int, str]:
@@ -51,6 +52,24 @@ def test_a_link_to_another_run_of_the_store_hides_no_run(run, tmp_path):
     (tmp_path / "runs" / "b-00000000").symlink_to(f"a{run.id}")
     with pytest.warns(UserWarning, match="left out: .*b-00000000: expected a run's own folder, found a link to"):
         assert RunStore(tmp_path).find(run.id).path == kept / run.id
+
+
+@pytest.mark.parametrize("name", ["predictions", "checkpoints"])
+def test_nothing_is_written_or_removed_through_a_link_out_of_a_run(run, tmp_path, name):
+    kept, outside = Run(shutil.copytree(run.path, tmp_path / "runs" / run.id)), tmp_path / "outside"
+    (kept.path / name).rename(outside) if (kept.path / name).is_dir() else outside.mkdir()
+    (outside / ".tmp-999999999-x").touch()
+    (kept.path / name).symlink_to(outside)
+    before = snapshot(outside)
+    frame = pd.DataFrame({"id": ["a"]})
+    acts = [kept.sweep, lambda: kept.write_frame("predictions/dev-sst.csv", frame), lambda: kept.checkpoints]
+    refused = 0
+    for act in acts:
+        try:
+            act()
+        except CheckpointError as error:
+            refused += "expected a place inside" in str(error)
+    assert refused == {"predictions": 2, "checkpoints": 1}[name] and snapshot(outside) == before
 
 
 @pytest.mark.parametrize("place", ["elsewhere", "runs/again-00000000"])
