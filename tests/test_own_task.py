@@ -493,6 +493,13 @@ def test_labels_that_mean_something_else_are_not_scored(trained, folder, names):
     assert not (folder / "o").exists()
 
 
+def test_a_pipe_is_not_described(folder):
+    os.mkfifo("pipe.csv")
+    assert "expected a file, which the YAML file can name, found a pipe" in invoke(
+        "data", "describe", "pipe.csv", code=64
+    )
+
+
 def test_describe_writes_into_no_run(trained, folder):
     said = invoke(
         "data", "describe", "news.csv", "--task", "x", "--output", str(trained.path / "model" / "x.yaml"), code=64

@@ -52,6 +52,8 @@ def describe(
     task = task or named_after(file)
     output = output or Path(f"{task}.yaml")
     require_yaml(output)
+    if file.is_fifo():
+        raise ConfigurationError(f"{file}: expected a file, which the YAML file can name, found a pipe")
     separator = read_plain(file).separator
     typer.echo(f"{file.name}: separated by {separator} ({SEPARATORS[separator]!r})")
     about = described(task, file.absolute(), text or [], label, **{"dev": dev, "test": test})
