@@ -84,8 +84,9 @@ class Corpus(Mapping[str, Splits]):
         return TITLES.get(self.kind, f"folder {self.name}" if is_folder else self.name)
 
     def expect_labels_of(self, tasks: Iterable[Task]) -> None:
-        """Raise DataError for a task whose labels mean something else here than to a model that has these tasks."""
-        own = {task.name: task for task in self.tasks}
+        """Raise DataError for a task that is not here, or whose labels mean something else than to a model of these."""
+        tasks = list(tasks)
+        own = {task.name: task for task in self.only([task.name for task in tasks]).tasks}
         for task in tasks:
             if not task.means_alike(own[task.name]):
                 learnt, found = (f"{each.labels} ({each.kind})" for each in (task, own[task.name]))

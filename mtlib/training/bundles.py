@@ -81,8 +81,13 @@ def _expect_bundle(path: Path) -> None:
     if not path.name.endswith(ENDING):
         raise ConfigurationError(f"{path}: expected a name that ends in {ENDING}")
     with storage("read", path):
-        if path.exists() and not (path.is_file() and path.read_bytes().startswith(MAGIC)):
+        if path.exists() and not (path.is_file() and _beginning(path) == MAGIC):
             raise ConfigurationError(f"{path}: expected a new file or an earlier bundle, found something else")
+
+
+def _beginning(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(len(MAGIC))
 
 
 def _expect_together(runs: Iterable[Run]) -> None:

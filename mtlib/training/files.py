@@ -145,18 +145,22 @@ def inside(root: str | os.PathLike, path: str | os.PathLike) -> Path:
 def outside_runs(folder: str | os.PathLike) -> Path:
     """`folder`, if no run, store of runs or stored model is there or above: what they hold is theirs alone.
 
-    Raises ConfigurationError.
+    Raises ConfigurationError, StorageError for a folder called `runs` that cannot be read.
     """
     real = Path(os.path.realpath(folder))
     for place in (real, *real.parents):
-        is_store = place.name == "runs" and place.is_dir() and any(map(_is_run, place.iterdir()))
-        if os.path.isfile(place / "multitask.json") or _is_run(place) or is_store:
+        if os.path.isfile(place / "multitask.json") or _is_run(place) or _is_store(place):
             raise ConfigurationError(f"{folder}: expected a folder outside of runs and stored models, found {place}")
     return Path(folder)
 
 
 def _is_run(place: Path) -> bool:
     return all(os.path.isfile(place / name) for name in RUN_FILES)
+
+
+def _is_store(place: Path) -> bool:
+    with storage("read", place):
+        return place.name == "runs" and place.is_dir() and any(map(_is_run, place.iterdir()))
 
 
 @contextmanager
