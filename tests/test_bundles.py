@@ -48,9 +48,9 @@ def members(path):
 
 
 def bundle_of(files, path):
-    """A bundle of the given files, whatever they are."""
+    """A bundle of the given files, by their names or as pairs with them, whatever they are."""
     with tarfile.open(path, "w:xz") as archive:
-        for name, data in files.items():
+        for name, data in files.items() if isinstance(files, dict) else files:
             member = tarfile.TarInfo(name)
             member.size = len(data)
             archive.addfile(member, io.BytesIO(data))
@@ -269,12 +269,7 @@ def test_a_link_or_an_enormous_file_is_refused(corpus, tmp_path, monkeypatch):
 def test_a_file_that_is_there_twice_or_too_much_in_all_is_refused(bundle, corpus, tmp_path, monkeypatch):
     files = members(bundle)
     name = next(name for name in files if name.endswith("/environment.json"))
-    again = bundle_of(files, tmp_path / "again.tar")
-    with tarfile.open(again, "w:xz") as archive:
-        for each, data in [*files.items(), (name, b"{}")]:
-            member = tarfile.TarInfo(each)
-            member.size = len(data)
-            archive.addfile(member, io.BytesIO(data))
+    again = bundle_of([*files.items(), (name, b"{}")], tmp_path / "again.tar.xz")
     with pytest.raises(CheckpointError, match="is there twice"):
         unpack(again, corpus, tmp_path / "results")
     monkeypatch.setattr(bundles, "ALL", sum(map(len, files.values())) - 1)

@@ -51,7 +51,8 @@ class SealedFiles:
         if key not in content:
             raise CheckpointError(f"{self.path / name}: expected the key {key!r}, found {sorted(content)[:20]}")
         if not isinstance(content[key], kind) or (isinstance(content[key], bool) and kind is not object):
-            raise CheckpointError(f"{self.path / name}: {key}: found {shortened(content[key])}")
+            wanted = " or ".join(each.__name__ for each in (kind if isinstance(kind, tuple) else (kind,)))
+            raise CheckpointError(f"{self.path / name}: {key}: expected {wanted}, found {shortened(content[key])}")
         return content[key]
 
     def file(self, name: str) -> bytes:

@@ -57,7 +57,10 @@ def test_a_link_to_another_run_of_the_store_hides_no_run(run, tmp_path):
 @pytest.mark.parametrize("name", ["predictions", "checkpoints"])
 def test_nothing_is_written_or_removed_through_a_link_out_of_a_run(run, tmp_path, name):
     kept, outside = Run(shutil.copytree(run.path, tmp_path / "runs" / run.id)), tmp_path / "outside"
-    (kept.path / name).rename(outside) if (kept.path / name).is_dir() else outside.mkdir()
+    if (kept.path / name).is_dir():
+        (kept.path / name).rename(outside)
+    else:
+        outside.mkdir()
     (outside / ".tmp-999999999-x").touch()
     (kept.path / name).symlink_to(outside)
     before = snapshot(outside)
