@@ -19,7 +19,7 @@ from mtlib.objectives.aggregation import Aggregation, Sum
 from mtlib.objectives.losses import Loss
 from mtlib.objectives.penalty import Penalty
 from mtlib.samplers import RoundRobin, Sampler
-from mtlib.tasks import TASKS, Task
+from mtlib.tasks import SCALE, TASKS, Task
 
 FORMAT = 3
 """Version of what an experiment means; a change that alters results must raise it, and so must another default."""
@@ -166,7 +166,8 @@ class Optimisation(Strict):
 
     def _tasks_said(self) -> list:
         tasks = [TASKS[name] for name in self.task_names]
-        return [[task.name, task.kind, task.is_pair, task.classes, task.low, task.high] for task in tasks]
+        said = [[task.name, task.kind, task.is_pair, task.classes, task.low, task.high] for task in tasks]
+        return [[*each, SCALE] if task.unit != 1 else each for task, each in zip(tasks, said, strict=True)]
 
 
 class Experiment(Optimisation):

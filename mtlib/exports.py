@@ -45,10 +45,11 @@ def export_task(model: "MultitaskModel", task: str, folder: Path | str) -> Path:
     """Write one task as transformers' own sequence classifier, with its trained head and its classes' names.
 
     `AutoModelForSequenceClassification.from_pretrained(folder)` gives the task's logits; of a binary task they are
-    0 and its logit. Its class puts a product and tanh between the first token's vector and the head: the product is a
-    small multiple of the identity, which tanh leaves as it is. For mean pooling there is one layer more, which
-    attends to all tokens alike and whose LayerNorms are kept on a scale where they are linear. Equal to float32
-    rounding; for prediction in float32 and bfloat16 (float16 gives NaN with mean pooling), not for further training.
+    0 and its logit, of a regression its prediction. Its class puts a product and tanh between the first token's vector
+    and the head: the product is a small multiple of the identity, which tanh leaves as it is. For mean pooling there is
+    one layer more, which attends to all tokens alike and whose LayerNorms are kept on a scale where they are linear.
+    Equal to float32 rounding; for prediction in float32 and bfloat16 (float16 gives NaN with mean pooling), not for
+    further training.
     Raises ConfigurationError for an encoder whose class cannot say this, for the folder of a run or a stored model and
     for one with files of those names that are no export's, StorageError where the folder cannot be written; what an
     earlier export left there then stands.
@@ -103,6 +104,7 @@ def _classifier(model: "MultitaskModel", task: Task) -> nn.Module:
         weight, bias = head.weight.cpu().double(), head.bias.cpu().double()
         if model.pooling == "mean":
             weight, bias = _averaging(encoder.encoder.layer[-2:], config.layer_norm_eps, weight, bias)
+        weight, bias = task.unit * weight, task.values(bias)
         if task.kind == "binary":  # logits 0 and z: their softmax is sigmoid(z)
             weight, bias = (torch.cat([torch.zeros_like(values), values]) for values in (weight, bias))
         first, last = HEADS[kind]
@@ -152,7 +154,7 @@ def _fill(product: nn.Linear, weight: torch.Tensor | float, bias: torch.Tensor |
 def _require_equal(model: "MultitaskModel", task: Task, classifier: nn.Module) -> None:
     """Raise ConfigurationError where the classifier's logits are not the model's, on texts of different lengths."""
     batch = trial(model, task)
-    ours = model(task.name, batch.to(model.device).inputs).cpu()
+    ours = task.values(model(task.name, batch.to(model.device).inputs).cpu())
     theirs = classifier(**batch.to("cpu").inputs).logits
     if task.kind == "binary":
         theirs = theirs[:, 1:] - theirs[:, :1]

@@ -50,7 +50,8 @@ def export_onnx(model: "MultitaskModel", folder: Path | str, int8: bool = False)
     """Write encoder and heads as one ONNX file, `model.onnx`, with the tokenizer beside it; the file's path.
 
     Inputs: those of the tokenizer, [batch, tokens] of any size. Outputs: `sentence_embedding` [batch, hidden] and
-    `<task>_logits` [batch, outputs], all of one pass. The file says itself which tasks it has: `OnnxModel` reads it.
+    `<task>_logits` [batch, outputs], all of one pass; of a regression, 0 to 5 there is its range, `low` to `high`.
+    The file says itself which tasks it has: `OnnxModel` reads it.
     int8: write `model-int8.onnx` too, matrices and word vectors in 8 bits (onnxruntime's dynamic quantisation), and
     give its path. Smaller; whether it is also faster, and what it costs, `mtlib.study.formats.table` measures.
     Raises ConfigurationError where `pip install mtlib[export]` is missing or onnxruntime answers otherwise, for the

@@ -66,7 +66,7 @@ def answers_to(split: TokenizedSplit, outputs: np.ndarray, temperature: float = 
 def answers(task: Task, logits: torch.Tensor, temperature: float = 1.0) -> pd.DataFrame:
     """What logits [n, outputs] of `task` say, a row each: prediction, and p0, p1, ... for classes."""
     if task.kind == "regression":
-        return pd.DataFrame({"prediction": logits[:, 0].double().numpy()})
+        return pd.DataFrame({"prediction": task.values(logits[:, 0].double().numpy())})
     logits = logits.double() / temperature
     if task.kind == "binary":
         positive = torch.sigmoid(logits[:, 0])

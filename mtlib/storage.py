@@ -15,11 +15,11 @@ from typing import Annotated, Any, Literal
 
 import safetensors.torch
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mtlib import folders
 from mtlib.errors import CheckpointError, ConfigurationError, StorageError
-from mtlib.tasks import Task
+from mtlib.tasks import SCALE, Task
 
 ABOUT, HEADS, CARD = "multitask.json", "heads.safetensors", "README.md"
 LARGEST_ABOUT = 2**20  # bytes of multitask.json; one with a hundred tasks has 30 kB
@@ -27,7 +27,10 @@ HUB_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
 
 
 class About(BaseModel):
-    """What multitask.json says of a stored model: its tasks, its settings, and the SHA-256 of every other file."""
+    """What multitask.json says of a stored model: its tasks, its settings, and the SHA-256 of every other file.
+
+    scale: upper end of what the heads of regressions learnt, from 0 on.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -37,7 +40,14 @@ class About(BaseModel):
     head_dropout: Annotated[float, Field(ge=0, lt=1)]
     max_tokens: Annotated[int, Field(ge=4)]
     temperatures: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}
+    scale: Literal[5.0] | None = None
     files: dict[str, str]
+
+    @model_validator(mode="after")
+    def _says_its_scale(self) -> "About":
+        if self.scale is None and (other := [task.name for task in self.tasks if task.unit != 1]):
+            raise ValueError(f"{other[0]}: stored before every regression learnt the scale 0 to 5: train it again")
+        return self
 
 
 def write(folder: Path, encoder: Any, tokenizer: Any, heads: Mapping[str, torch.Tensor], **settings: Any) -> str:
@@ -46,7 +56,7 @@ def write(folder: Path, encoder: Any, tokenizer: Any, heads: Mapping[str, torch.
     tokenizer.save_pretrained(folder)
     (folder / HEADS).write_bytes(safetensors.torch.save({name: tensor.contiguous() for name, tensor in heads.items()}))
     _write_modules(folder, encoder.config.hidden_size, settings["pooling"], settings["max_tokens"])
-    about = About(**settings, files=folders.digests([*folders.encoder_files(folder), folder / HEADS]))
+    about = About(**settings, scale=SCALE, files=folders.digests([*folders.encoder_files(folder), folder / HEADS]))
     text = about.model_dump_json(indent=1).encode()
     (folder / ABOUT).write_bytes(text)
     for name in about.files:  # safetensors creates files that only their owner may read

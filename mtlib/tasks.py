@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from numpy.typing import ArrayLike
@@ -22,6 +22,9 @@ TAKEN = frozenset(
 )
 """Names that a run's scores, history and predictions, and tables of them, have themselves."""
 
+SCALE = 5.0
+"""Upper end of what every regression's head learns, from 0 on: losses, penalties and rates were made for STS-B's."""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -29,7 +32,7 @@ class Task:
 
     name: short name, used in files, tables and heads.
     kind: "classification" (cross-entropy over `classes`), "binary" (one logit, binary cross-entropy) or
-        "regression" (one output, mean squared error on the scale `low` to `high`).
+        "regression" (one output, mean squared error; the head learns the range `low` to `high` as 0 to 5).
     columns: the text column, or the two text columns of a pair, by their names in the CSV files.
     label_column: name of the label column in the CSV files.
     files: stem of the CSV files, as in `<files>-train.csv`.
@@ -68,7 +71,7 @@ class Task:
             raise ConfigurationError(f"task {self.name}: expected one or two text columns, found {self.columns}")
         if self.kind == "classification" and self.classes < 2:
             raise ConfigurationError(f"task {self.name}: expected at least 2 classes, found {self.classes}")
-        if self.kind == "regression" and not -math.inf < self.low < self.high < math.inf:
+        if self.kind == "regression" and not (-math.inf < self.low < math.inf and 0 < self.unit < math.inf):
             raise ConfigurationError(f"task {self.name}: expected finite low < high, found {self.low} and {self.high}")
         wanted = {"classification": self.classes, "binary": 2, "regression": 0}[self.kind]
         if self.names and (len(self.names) != wanted or len(set(self.names)) < wanted):
@@ -103,8 +106,21 @@ class Task:
         """Width of the task's linear head."""
         return self.classes if self.kind == "classification" else 1
 
+    @property
+    def unit(self) -> float:
+        """What 1 of a head's output is on a regression's own scale: 1 where that is 0 to 5, and for classes."""
+        return (self.high - self.low) / SCALE if self.kind == "regression" else 1.0
+
+    def targets(self, labels: Any) -> Any:
+        """Labels as the head learns them: a regression's from 0 to 5, whatever its own range; classes as they are."""
+        return (labels - self.low) / self.unit if self.kind == "regression" else labels
+
+    def values(self, outputs: Any) -> Any:
+        """Outputs of a regression's head on its own scale, the inverse of `targets`; logits as they are."""
+        return self.low + self.unit * outputs if self.kind == "regression" else outputs
+
     def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Mean loss of `logits` [batch, outputs] against `labels` [batch], a float32 scalar."""
+        """Mean loss of `logits` [batch, outputs] against `labels` [batch] as `targets` gives them, a float32 scalar."""
         return losses.LOSSES[self.kind](logits, labels)
 
     def score(self, labels: ArrayLike, predictions: ArrayLike) -> float:

@@ -54,3 +54,17 @@ def test_ladder_has_a_marker_for_each_score():
     assert drawn == {"majority": [0.6, 0.2], "bag of words": [0.7, 0.4]}
     names = [label.get_text() for label in axes.get_yticklabels()]
     assert names == ["QQP", "SST-5"] and np.all(np.diff(axes.get_yticks()) == -1)
+
+
+@pytest.mark.parametrize(("low", "high"), [(1000.0, 6000.0), (0.0, 1.0), (1.0, 5.0)])
+def test_numbers_of_any_range_are_counted_in_few_steps(low, high, monkeypatch):
+    price = Task("price", "regression", ("text",), "eur", low=low, high=high)
+    monkeypatch.setitem(TASKS, price.name, price)
+    corpus = made_up_corpus((SST, price), rows=400)
+    balance = corpus.balance().query("task == 'price'")
+    labels = sorted(balance["label"].unique())
+    assert len(labels) == (5 if high == 5 else 6) and labels[0] == low and labels[-1] == high
+    assert (balance.groupby("split")["share"].sum().round(9) == 1).all()
+    expected = np.histogram(corpus["price"].train["label"], [low, *np.diff(labels) / 2 + labels[:-1], high])[0]
+    assert balance.query("split == 'train'")["rows"].tolist() == expected.tolist()
+    assert len(corpora.label_balance(corpus).axes[1].get_xticks()) == len(labels)

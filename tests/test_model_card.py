@@ -1,5 +1,6 @@
 """Model cards: what the Hub reads of them, what they must say, and that they change nothing."""
 
+import dataclasses
 import json
 import shutil
 
@@ -208,3 +209,19 @@ def test_a_corpus_whose_name_is_no_utf_8_has_a_card(copied):
     config["corpus"]["title"] = "folder cs\udcff"
     (copied.path / "config.json").write_text(json.dumps(config))
     assert "folder cs\\udcff" in cards.write_card(copied).read_text(encoding="utf-8")
+
+
+def test_what_the_card_says_of_texts_is_of_the_run_s_tasks(tmp_path, monkeypatch):
+    news = Task("news", "binary", ("text",), "label", title="News")
+    monkeypatch.setitem(TASKS, "news", news)
+    corpus = dataclasses.replace(made_up_corpus((SST, news)), name="sample (synthetic) + news")
+    said = {}
+    for tasks in (("news",), ("sst", "news")):
+        changes = {"tasks": tasks, "epochs": 1, "steps_per_epoch": 1, "max_tokens": 4000}
+        said[tasks] = cards.card_text(mtlib.fit(mtlib.experiment("smoke").but(**changes), corpus, tmp_path))
+    for text in said.values():
+        assert "English" not in text and "language: en" not in text
+        assert "Inputs beyond 128 tokens are cut." in text
+    assert "generated" not in said["news",] and "No step trained" not in said["news",]
+    assert "The texts of SST-5 are generated." in said["sst", "news"]
+    assert "No step trained News: those heads" in said["sst", "news"]

@@ -601,3 +601,10 @@ def test_a_test_file_whose_label_column_is_empty_is_one_without_labels(folder):
     (folder / "own.yaml").write_text("tasks:\n  own: {file: news.csv, test: test.csv, text: headline, label: topic}\n")
     test = mtlib.load_corpus("own.yaml")["own"].test
     assert len(test) == 90 and "label" not in test
+
+
+def test_a_study_far_from_the_project_reads_the_corpus_that_its_preset_found(folder):
+    (folder / "news.yaml").write_text("tasks: {news: {file: news.csv, text: headline, label: topic}}")
+    assert mtlib.Study("smoke", "news.yaml").corpus["news"].train["text_a"].str.contains("of the").all()
+    (folder / "mine.yaml").write_text("corpus: news.yaml\nencoder: tiny\ndial: 0.001\nlearning_rate: 0.001\n")
+    assert list(mtlib.Study("mine.yaml").corpus) == ["news"]

@@ -13,6 +13,7 @@ from systems import system
 from mtlib.errors import StorageError
 from mtlib.study import plots
 from mtlib.study.statistics import compare
+from mtlib.tasks import TASKS, Task
 
 
 @pytest.fixture(autouse=True)
@@ -140,3 +141,11 @@ def test_palette_is_told_apart_with_colour_blindness():
         seen = np.clip(rgb @ np.array(matrix).T, 0, 1) ** (1 / 2.2)
         distances = np.linalg.norm(seen[:, None] - seen[None], axis=2)[np.triu_indices(4, 1)]
         assert distances.min() > 0.2, json.dumps(distances.round(2).tolist())
+
+
+def test_tasks_of_one_s_own_have_colours_that_no_other_has(monkeypatch):
+    names = ("news", "topic", "toxic")
+    for name in names:
+        monkeypatch.setitem(TASKS, name, Task(name, "binary", ("text",), "label"))
+    colours = [plots.colour_of(name) for name in (*plots.TASK_COLOURS, *names)]
+    assert len(set(colours)) == len(colours)

@@ -1,5 +1,6 @@
 """The project's own files agree with each other, and its notebooks keep their form."""
 
+import ast
 import re
 import tomllib
 from pathlib import Path
@@ -40,6 +41,26 @@ def code_cells(path):
 def test_every_public_name_is_there():
     for name in mtlib.__all__:
         assert getattr(mtlib, name) is not None
+
+
+def imported(path):
+    """Names directly below mtlib that the module imports when it is loaded."""
+    parts = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.ImportFrom)]
+    names = [f"mtlib.{n.name}" for node in parts if node.module == "mtlib" for n in node.names]
+    names += [node.module for node in parts if node.module.startswith("mtlib.")]
+    return {name.split(".")[1] for name in names} - {"__version__"}
+
+
+def test_modules_import_what_stands_above_them_in_the_list():
+    table = (ROOT / "docs" / "architecture.md").read_text().split("## Decisions")[0]
+    listed = [
+        name.strip("/") for line in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for name in line.split("`")[1::2]
+    ]
+    own = {path: path.relative_to(ROOT / "mtlib").parts[0].removesuffix(".py") for path in MODULES}
+    assert set(listed) == set(own.values()) - {"__init__", "__main__"}
+    above = {name: set(listed[: place + 1]) for place, name in enumerate(listed)}
+    below = {str(path): imported(path) - above[name] for path, name in own.items() if name in above}
+    assert {name: found for name, found in below.items() if found} == {}
 
 
 def test_conda_and_pip_agree():

@@ -9,6 +9,7 @@ import pytest
 
 from mtlib.errors import ConfigurationError, StorageError
 from mtlib.study import paper, tables
+from mtlib.tasks import TASKS, Task
 
 
 def ours():
@@ -146,3 +147,11 @@ def test_sentences_stand_on_the_left_and_the_page_is_the_same_every_time():
     assert re.search(r"th\.col0 \{\s*text-align: left;", page) and "col1 {" not in page
     assert re.search(r"row0_col0 \{\s*text-align: left;", page) and ">0.12<" in page
     assert page == tables.readable(table).to_html()
+
+
+def test_a_mean_of_other_tasks_stands_beside_no_published_one(monkeypatch):
+    monkeypatch.setitem(TASKS, "news", Task("news", "binary", ("text",), "label"))
+    for scores in (ours().assign(news=1.0), ours().drop(columns="sts")):
+        found = tables.beside_paper(scores, 6)
+        assert found[["mean paper", "mean difference"]].isna().all(axis=None)
+        assert found["sst difference"].notna().sum() == 2

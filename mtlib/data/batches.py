@@ -43,7 +43,7 @@ class Batch:
 
     inputs: `input_ids`, `attention_mask` and, for encoders with segments, `token_type_ids`, each
         [batch, tokens], int64.
-    labels: [batch], or None for unlabelled examples.
+    labels: [batch], as the task's head learns them (`Task.targets`), or None for unlabelled examples.
     rows: positions in the split, [batch].
     """
 
@@ -92,7 +92,7 @@ class TokenizedSplit:
         inputs = {"attention_mask": torch.from_numpy(real.astype(np.int64))}
         for name, column in self.columns.items():
             inputs[name] = torch.from_numpy(np.where(real, column[positions], self.pad.get(name, 0)).astype(np.int64))
-        labels = None if self.labels is None else torch.from_numpy(np.asarray(self.labels[rows]))
+        labels = None if self.labels is None else torch.from_numpy(np.asarray(self.task.targets(self.labels[rows])))
         return Batch(self.task, inputs, labels, rows)
 
     def part(self, rows: Sequence[int]) -> "TokenizedSplit":

@@ -91,7 +91,8 @@ class Corpus(Mapping[str, Splits]):
             if not task.means_alike(own[task.name]):
                 learnt, found = (f"{each.labels} ({each.kind})" for each in (task, own[task.name]))
                 expected = f"expected the labels that the model learnt, {learnt}"
-                raise DataError(f"corpus {self.name}: {task.name}: {expected}; found {found}")
+                remedy = "name them as they were, or remove the run and train it again"
+                raise DataError(f"corpus {self.name}: {task.name}: {expected}; found {found}: {remedy}")
 
     def only(self, names: Sequence[str]) -> "Corpus":
         """The corpus of these tasks alone, in this order. Raises DataError for one that it has not, or given twice."""
@@ -163,12 +164,12 @@ class Corpus(Mapping[str, Splits]):
         return pd.DataFrame(records, columns=["task", "split", "rows", "median_words", "labels"])
 
     def balance(self) -> pd.DataFrame:
-        """Labels of each labelled split: columns task, split, label, rows, share. Regression labels are rounded."""
+        """Labels of each labelled split: columns task, split, label, rows, share. Regression labels are `_steps`."""
         columns = ["task", "split", "label", "rows", "share"]
         parts = [pd.DataFrame(columns=columns)]
         for task, split, frame in self.frames():
             if "label" in frame and len(frame):
-                counts = frame["label"].round().astype("int64").value_counts().sort_index()
+                counts = _steps(task, frame["label"]).value_counts().sort_index()
                 part = pd.DataFrame({"label": counts.index, "rows": counts.to_numpy()})
                 parts.append(part.assign(task=task.name, split=split, share=part["rows"] / len(frame)))
         return pd.concat(parts[1:] or parts, ignore_index=True)[columns]
@@ -317,6 +318,13 @@ def _files(folder: Path, task: Task) -> dict[str, Path]:
     tests = (folder / f"{stem}-test.csv", folder / f"{stem}-test-student.csv")
     present = [("test", path) for path in tests if path.is_file()]
     return dict([("train", folder / f"{stem}-train.csv"), ("dev", folder / f"{stem}-dev.csv"), *present[:1]])
+
+
+def _steps(task: Task, labels: pd.Series) -> pd.Series:
+    """Labels to count: classes as they are; numbers rounded, or to six steps of a range that is under 2 or over 10."""
+    if task.kind != "regression" or 2 <= task.high - task.low <= 10:
+        return labels.round().astype("int64")
+    return task.values(task.targets(labels).round()).round(10)
 
 
 def _labels(task: Task, frame: pd.DataFrame) -> str:

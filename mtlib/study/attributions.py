@@ -96,7 +96,7 @@ def _shares(model: Any, task: Task, batch: Batch, x0: Tensor, x: Tensor, label: 
 
 def _explained(task: Task, logits: Tensor, label: int | None) -> Tensor:
     """F of logits [n, outputs]: [n]."""
-    return logits[:, 0] if label is None else logits.log_softmax(-1)[:, label]
+    return task.values(logits[:, 0]) if label is None else logits.log_softmax(-1)[:, label]
 
 
 def _repeated(batch: Batch, times: int) -> dict[str, Tensor]:

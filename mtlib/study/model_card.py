@@ -6,16 +6,19 @@ from typing import Any
 
 import pandas as pd
 from huggingface_hub import EvalResult, ModelCardData
+from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
 import mtlib
+from mtlib.data import sample
 from mtlib.data.corpus import TITLES
 from mtlib.encoders import BERT_BASE
 from mtlib.errors import CheckpointError
+from mtlib.storage import ABOUT, About
 from mtlib.study.eval_splits import Dev, ReportingHalf, Test
 from mtlib.study.statistics import intervals
 from mtlib.study.tables import pretty
-from mtlib.tasks import TASKS, in_order
+from mtlib.tasks import ORDER, TASKS, in_order
 from mtlib.training.files import write_atomic
 from mtlib.training.runs import CARD, Run
 
@@ -101,7 +104,7 @@ def metadata(run: Run, scores: pd.DataFrame) -> ModelCardData:
         if row["task"] in TASKS and row["part"] in ("dev", "test") and math.isfinite(row["score"])
     ]
     return ModelCardData(
-        language="en",
+        language="en" if set(names) <= set(ORDER) else None,
         library_name="mtlib",
         license="apache-2.0" if base else None,
         base_model=base,
@@ -225,13 +228,39 @@ def parameters(run: Run) -> int:
     return total
 
 
+def _longest(run: Run) -> int:
+    """Tokens beyond which inputs are cut: as many as was set, or fewer where the encoder reads no more."""
+    about = run.path / "model" / ABOUT
+    if not about.is_file():
+        return run.experiment.max_tokens
+    try:
+        return About.model_validate_json(about.read_bytes()).max_tokens
+    except ValidationError as error:
+        raise CheckpointError(
+            f"{about}: expected what a stored model says of itself ({error.errors()[0]['msg']})"
+        ) from error
+
+
+def _untrained(run: Run) -> list[str]:
+    """Tasks of which no step of the run had an example."""
+    history = run.history
+    return [name for name in _tasks(run) if f"draws_{name}" in history and not history[f"draws_{name}"].sum()]
+
+
 def _limits(run: Run) -> list[str]:
-    e, encoder = run.experiment, encoder_of(run)
-    limits = ["English sentences of the kinds above; it was tested on nothing else, and may repeat its texts' biases."]
-    limits.append(f"Inputs beyond {e.max_tokens} tokens are cut.")
+    encoder = encoder_of(run)
+    kinds = "English sentences" if set(_tasks(run)) <= set(ORDER) else "Texts"
+    limits = [f"{kinds} of the kinds above; it was tested on nothing else, and may repeat its texts' biases."]
+    limits.append(f"Inputs beyond {_longest(run)} tokens are cut.")
     limits.append("One seed: another one gives other scores, by about as much as the intervals say or more.")
-    if TITLES["sample"] in run.corpus["title"]:
-        limits.append("The corpus is generated. Its scores say nothing about real text.")
+    generated = (
+        [name for name in _tasks(run) if name in sample.TASKS] if TITLES["sample"] in run.corpus["title"] else []
+    )
+    if generated:
+        titles = ", ".join(map(_title, generated))
+        limits.append(f"The texts of {titles} are generated. Their scores say nothing about real text.")
+    if untrained := _untrained(run):
+        limits.append(f"No step trained {', '.join(map(_title, untrained))}: those heads are as they were drawn.")
     if encoder in ("minilm", "mpnet") and "qqp" in _tasks(run):
         limits.append(QUORA)
     if encoder == "tiny":

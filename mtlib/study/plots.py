@@ -29,6 +29,7 @@ PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 """Okabe and Ito's colours, told apart with every common colour vision; its yellow is left out, it fades in print."""
 
 TASK_COLOURS = {"sst": "#D55E00", "qqp": "#0072B2", "sts": "#009E73", "mean": "#000000", "evenness": "#CC79A7"}
+OWN_COLOURS = ["#E69F00", "#56B4E9", "#8C510A", "#6A3D9A", "#7F7F7F"]
 MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
 SEQUENTIAL = "cividis"
 
@@ -101,8 +102,10 @@ def score_label(task: str) -> str:
 
 
 def colour_of(task: str) -> str:
-    """The task's own colour, one of the palette's for a task that has none."""
-    return TASK_COLOURS.get(task, PALETTE[(3 + sum(task.encode())) % len(PALETTE)])
+    """The task's own colour; of tasks that have none, each the next that no other has, in the order they are known."""
+    others = [name for name in TASKS if name not in TASK_COLOURS]
+    place = others.index(task) if task in others else 0
+    return TASK_COLOURS.get(task, OWN_COLOURS[place % len(OWN_COLOURS)])
 
 
 def styles(names: Iterable[str]) -> dict[str, dict[str, str]]:
@@ -241,7 +244,7 @@ def differences(
         panel.set_title(title, color="black" if alone else colour_of(tasks[number]))
         panel.spines["left"].set_visible(False)
         panel.tick_params(left=False)
-        panel.xaxis.set_major_locator(MaxNLocator(8 // len(titles) + 1, steps=[1, 2, 5, 10]))
+        panel.xaxis.set_major_locator(MaxNLocator(8 // len(titles) + (len(titles) < 6), steps=[1, 2, 5, 10]))
     axes[0].set_yticks(range(len(labels)), labels)
     axes[0].set_ylim(len(labels) - 0.5, -0.5)
     dot: dict[str, Any] = {"color": "#777777", "marker": "o", "markersize": 4, "linestyle": ""}
