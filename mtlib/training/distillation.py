@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 
 from mtlib.data.batches import TokenizedSplit
 from mtlib.data.leakage import text_columns
+from mtlib.device import Device
 from mtlib.errors import MissingRunError
 from mtlib.identity import sha256
 from mtlib.objectives.soft import softened
@@ -96,19 +97,22 @@ def teacher_outputs(run: Run, task: str, frame: pd.DataFrame, rows: np.ndarray, 
 def _completed(kept: np.ndarray, run: Run, task: str, frame: pd.DataFrame, rows: np.ndarray) -> np.ndarray:
     """`kept` [len(frame), outputs] where it has all `rows`, else a copy with every block of which one is missing.
 
+    The teacher answers where and as its own run predicts, in the precision that it was trained in.
     Blocks are BLOCK texts of about one length: all texts of the frame, the longest first, are cut into them.
     """
     missing = np.isnan(kept).any(axis=1)
     if not missing[rows].any():
         return kept
-    model = run.model()
+    device = Device(run.experiment.precision)
+    model = run.model().to(device.device)
     split = TokenizedSplit(model.task(task), frame, model.tokenizer, model.max_tokens)
     order = np.argsort(-split.lengths, kind="stable")
     places = np.empty(len(frame), dtype=np.int64)
     places[order] = np.arange(len(frame)) // BLOCK
     asked = np.unique(places[rows[missing[rows]]])
     computed = order[np.isin(places[order], asked)]
-    found = evaluated(model, split.part(computed), lambda batch: model(task, batch.inputs), batch_size=BLOCK)
+    with device.autocast():
+        found = evaluated(model, split.part(computed), lambda batch: model(task, batch.inputs), batch_size=BLOCK)
     outputs = kept.copy()
     outputs[computed] = np.where(missing[computed, None], found, kept[computed])
     return outputs
