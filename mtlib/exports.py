@@ -98,13 +98,13 @@ def _classifier(model: "MultitaskModel", task: Task) -> nn.Module:
     config.problem_type = "regression" if task.kind == "regression" else "single_label_classification"
     classifier = transformers.AutoModelForSequenceClassification.from_config(config)
     encoder = getattr(classifier, classifier.base_model_prefix)
-    head = model.heads[task.name]
+    head: Any = model.heads[task.name]
     with torch.no_grad():
         encoder.load_state_dict(model.encoder.state_dict(), strict=False)
         weight, bias = head.weight.cpu().double(), head.bias.cpu().double()
         if model.pooling == "mean":
             weight, bias = _averaging(encoder.encoder.layer[-2:], config.layer_norm_eps, weight, bias)
-        weight, bias = task.unit * weight, task.values(bias)
+        weight, bias = weight * task.unit, task.values(bias)
         if task.kind == "binary":  # logits 0 and z: their softmax is sigmoid(z)
             weight, bias = (torch.cat([torch.zeros_like(values), values]) for values in (weight, bias))
         first, last = HEADS[kind]

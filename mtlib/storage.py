@@ -40,7 +40,7 @@ class About(BaseModel):
     head_dropout: Annotated[float, Field(ge=0, lt=1)]
     max_tokens: Annotated[int, Field(ge=4)]
     temperatures: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}
-    scale: Literal[5.0] | None = None
+    scale: Annotated[float, Field(ge=SCALE, le=SCALE)] | None = None
     files: dict[str, str]
 
     @model_validator(mode="after")

@@ -24,7 +24,19 @@ from mtlib.presets import REPORT, dialled, preset, preset_names, presets_folder
 from mtlib.samplers import RoundRobin
 from mtlib.study.study import Study
 
-PRESETS = ("smoke", "tour", "afternoon", "gpu", "gpu-beyond", "laptop", "base", "best-laptop", "best-base", "paper")
+PRESETS = (
+    "smoke",
+    "tour",
+    "afternoon",
+    "gpu",
+    "gpu-beyond",
+    "laptop",
+    "base",
+    "best-laptop",
+    "best-base",
+    "taught-laptop",
+    "paper",
+)
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -538,7 +538,7 @@ def test_a_preset_s_corpus_is_found_beside_it(folder):
     assert chosen.corpus == str(folder / "sub" / "beside.yaml") and mtlib.experiment(chosen).tasks == ("beside",)
     assert list(mtlib.load_corpus(chosen.corpus)) == ["beside"]
     write(folder / "beside.yaml", "tasks: {here: {file: news.csv, text: headline, label: topic}}")
-    assert mtlib.preset("sub/mine.yaml").corpus == "beside.yaml", "the current folder's comes first"
+    assert mtlib.preset("sub/mine.yaml").corpus == str(folder / "beside.yaml"), "the current folder comes first"
     assert mtlib.preset("sub/mine.yaml", "other.yaml").corpus == "other.yaml"
 
 
