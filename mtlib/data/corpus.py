@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -324,7 +325,7 @@ def _steps(task: Task, labels: pd.Series) -> pd.Series:
     """Labels to count: classes as they are; numbers rounded, or to six steps of a range that is under 2 or over 10."""
     if task.kind != "regression" or 2 <= task.high - task.low <= 10:
         return labels.round().astype("int64")
-    return task.values(task.targets(labels).round()).round(10)
+    return task.values(task.targets(labels).round()).round(max(0, 1 - math.floor(math.log10(task.unit))))
 
 
 def _labels(task: Task, frame: pd.DataFrame) -> str:

@@ -23,7 +23,9 @@ def label_balance(corpus: Corpus) -> Figure:
     figure, axes = panels(len(corpus.tasks), columns=3, height=2.0)
     for place, task in zip(axes, _tasks(corpus), strict=True):
         rows = balance[balance["task"] == task.name]
-        seaborn.barplot(rows, x="label", y="share", hue="split", palette=PALETTE[: rows["split"].nunique()], ax=place)
+        looks = {"hue_order": list(rows["split"].unique()), "palette": PALETTE[: rows["split"].nunique()]}
+        rows = rows.sort_values("label").assign(label=lambda given: given["label"].map("{:.10g}".format))
+        seaborn.barplot(rows, x="label", y="share", hue="split", ax=place, **looks)
         place.set(title=title_of(task.name), xlabel=task.label_column.replace("_", " "), ylabel="")
         place.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         place.get_legend().remove()

@@ -244,7 +244,8 @@ def differences(
         panel.set_title(title, color="black" if alone else colour_of(tasks[number]))
         panel.spines["left"].set_visible(False)
         panel.tick_params(left=False)
-        panel.xaxis.set_major_locator(MaxNLocator(8 // len(titles) + (len(titles) < 6), steps=[1, 2, 5, 10]))
+        panel.tick_params(axis="x", labelrotation=90 if len(titles) > 5 else 0)
+        panel.xaxis.set_major_locator(MaxNLocator(8 // len(titles) + 1, steps=[1, 2, 5, 10]))
     axes[0].set_yticks(range(len(labels)), labels)
     axes[0].set_ylim(len(labels) - 0.5, -0.5)
     dot: dict[str, Any] = {"color": "#777777", "marker": "o", "markersize": 4, "linestyle": ""}
