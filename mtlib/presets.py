@@ -178,10 +178,11 @@ def _found(corpus: str, folder: Path) -> str:
 
 def _with_corpus(chosen: Preset, corpus: str) -> Preset:
     from_root = project_root() / corpus
-    if corpus not in TITLES and os.path.exists(corpus) and not (from_root.exists() and from_root.samefile(corpus)):
+    here, there = os.path.exists(corpus), from_root.exists()
+    if corpus not in TITLES and here and not (there and from_root.samefile(corpus)):
         corpus = os.path.abspath(corpus)  # a study looks from the project's folder
-    elif corpus not in TITLES and from_root.exists():
-        corpus = str(from_root) if not os.path.exists(corpus) else corpus
+    elif corpus not in TITLES and there and not here:
+        corpus = str(from_root)
     if not is_yaml(corpus) or not os.path.isfile(corpus):
         return chosen.model_copy(update={"corpus": corpus})
     tasks = {"tasks": tasks_of(corpus)}

@@ -15,7 +15,7 @@ from hypothesis import settings
 
 from mtlib.data.corpus import Corpus, Splits
 from mtlib.randomness import generator
-from mtlib.tasks import QQP, SST, STS
+from mtlib.tasks import QQP, SST, STS, TASKS
 
 for _name in [name for name in os.environ if name.startswith("MTLIB_MAKE_")]:
     del os.environ[_name]  # of `make test`: the commands that are tested were not started by make
@@ -45,6 +45,15 @@ def made_up_corpus(tasks=(SST, QQP, STS), rows: int = 60) -> Corpus:
     sizes = {"train": rows, "dev": rows // 2, "test": rows // 2}
     splits = {t.name: Splits(**{name: made_up(t, name, size) for name, size in sizes.items()}) for t in tasks}
     return Corpus("made up", tuple(tasks), splits)
+
+
+@pytest.fixture
+def forgotten():
+    """Tasks that a test makes known are forgotten."""
+    before = dict(TASKS)
+    yield
+    TASKS.clear()
+    TASKS.update(before)
 
 
 @pytest.fixture

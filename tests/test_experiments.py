@@ -39,6 +39,10 @@ PRESETS = (
 )
 
 
+def test_the_teacher_of_taught_laptop_is_the_model_of_best_base():
+    assert mtlib.experiment("taught-laptop").teachers == (mtlib.experiment("best-base"),)
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_is_valid(name):
     experiment = mtlib.experiment(name)

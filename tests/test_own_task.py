@@ -24,6 +24,8 @@ from mtlib.tasks import TASKS, Task
 from mtlib.training.runs import RunStore
 from mtlib.training.start import Start
 
+pytestmark = pytest.mark.usefixtures("forgotten")
+
 TOPICS = ["sport", "science", "money"]
 
 
@@ -31,15 +33,6 @@ def table(rows: int = 90) -> pd.DataFrame:
     """Headlines, every third of a topic."""
     texts = [f'{TOPICS[n % 3]}, and "news" of the {n}. day' for n in range(rows)]
     return pd.DataFrame({"headline": texts, "topic": [TOPICS[n % 3] for n in range(rows)]})
-
-
-@pytest.fixture(autouse=True)
-def forgotten():
-    """Tasks that a test makes known are forgotten."""
-    before = dict(TASKS)
-    yield
-    TASKS.clear()
-    TASKS.update(before)
 
 
 @pytest.fixture

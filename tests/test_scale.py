@@ -18,21 +18,14 @@ from mtlib.onnx_model import OnnxModel
 from mtlib.study.attributions import integrated_gradients
 from mtlib.tasks import QQP, SST, STS, TASKS, Task
 
+pytestmark = pytest.mark.usefixtures("forgotten")
+
 TEXTS = ["a red house", "an old house of many rooms, by the river"]
 
 
 def price(low=0.0, high=5.0):
     """A regression of one text."""
     return Task("price", "regression", ("text",), "label", low=low, high=high)
-
-
-@pytest.fixture(autouse=True)
-def forgotten():
-    """Tasks that a test makes known are forgotten."""
-    before = dict(TASKS)
-    yield
-    TASKS.clear()
-    TASKS.update(before)
 
 
 @pytest.fixture
@@ -78,7 +71,9 @@ def test_a_range_changes_nothing_of_the_training_but_the_scale_of_the_answers(ch
     runs = {}
     for low, high in ((0.0, 5.0), (1000.0, 6000.0), (-0.5, 0.5)):
         TASKS["price"] = task = price(low, high)
-        experiment = mtlib.experiment("smoke").but(tasks=("price",), epochs=1, steps_per_epoch=12, **changes)
+        experiment = mtlib.experiment("smoke").but(
+            tasks=("price",), epochs=1, steps_per_epoch=12, precision="float32", **changes
+        )
         runs[low] = mtlib.fit(experiment, made_up_corpus((task,)), tmp_path, progress="none")
         runs[low].outputs = task.targets(runs[low].predictions("dev", "price")["prediction"])
         assert runs[low].model().predict("price", TEXTS)["prediction"].between(low - 1, high).all()
