@@ -20,10 +20,11 @@ class Strict(BaseModel):
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """ " (did you mean ...?)" for a word that resembles a known one, else the known ones."""
-    return _resembling(word, known) or f" (known: {', '.join(map(str, known))})"
+    return resembling(word, known) or f" (known: {', '.join(map(str, known))})"
 
 
-def _resembling(word: str, known: Iterable[str]) -> str:
+def resembling(word: str, known: Iterable[str]) -> str:
+    """ " (did you mean ...?)" for a word that resembles a known one, else nothing."""
     close = difflib.get_close_matches(word[:100], list(known), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
@@ -78,7 +79,7 @@ def _fault(kind: type[BaseModel], fault: Mapping[str, Any], where: str) -> str:
     key = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
         inner = len(fault["loc"]) > 1
-        hint = _resembling(str(fault["loc"][-1]), _inner_fields(kind)) if inner else nearest(key, kind.model_fields)
+        hint = resembling(str(fault["loc"][-1]), _inner_fields(kind)) if inner else nearest(key, kind.model_fields)
         return f"{where}: unknown key {key[:120]!r}{hint}"
     actual = shortened(fault["input"])
     hint = ""

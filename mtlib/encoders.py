@@ -17,6 +17,7 @@ import transformers
 from torch import nn
 
 from mtlib import folders
+from mtlib.checking import resembling
 from mtlib.data.batches import forget_truncation
 from mtlib.data.cached import drop_damaged, snapshot
 from mtlib.errors import CheckpointError, ConfigurationError, StorageError
@@ -109,8 +110,9 @@ def find_encoder(name: str, revision: str | None = None, seed: int = 0) -> Encod
     revision = revision or PINNED.get(name)
     if revision is None:
         raise ConfigurationError(
-            f"encoder {shown} is no folder here; a Hub id needs encoder_revision, the commit to load, "
-            f"and the names known without one are minilm, mpnet, tiny, {', '.join(PINNED)}"
+            f"encoder {shown} is no folder here{resembling(name, ('tiny', *PACKAGED))}; a Hub id needs "
+            f"encoder_revision, the commit to load, and the names known without one are minilm, mpnet, tiny, "
+            f"{', '.join(PINNED)}"
         )
     if not COMMIT.fullmatch(revision):
         raise ConfigurationError(

@@ -18,7 +18,7 @@ NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9_]{0,39}")
 FILES = re.compile(r"[\w][\w.-]*|")
 TAKEN = frozenset(
     "mean evenness epoch step seconds learning_rate examples train_loss choosing_mean".split()
-    + "id label prediction run system against trained low high minutes encoder".split()
+    + "id label prediction run system against trained low high minutes encoder total penalty models".split()
 )
 """Names that a run's scores, history and predictions, and tables of them, have themselves."""
 

@@ -305,6 +305,12 @@ def test_cost_counts_every_ancestor_once():
     assert e.cost(soup, run_of) == {"models": "1", "seconds": 10_000 + 1000 + 1}
 
 
+def test_a_system_names_the_encoders_of_its_own_runs():
+    tiny, other = (Fake(experiment=mtlib.experiment("smoke", encoder=name)) for name in ("tiny", "minilm"))
+    mixed = e.Ensemble({"qqp": {"a": tiny, "b": other}, "sst": {"a": tiny}}, {})
+    assert [e.encoders(each) for each in (other, mixed, e.Soup({}, (tiny,)))] == ["minilm", "tiny, minilm", "tiny"]
+
+
 def test_a_soup_of_one_is_the_run_and_is_kept(run, corpus, tmp_path, monkeypatch):
     made = e.soup([run], corpus, Cache(tmp_path))
     for split in ("dev", "test"):

@@ -257,9 +257,15 @@ def test_a_control_of_bppo_differs_from_its_row_in_the_penalty_alone(name):
     alone = {label: row for label, row in rows.items() if label.removesuffix(", halving") not in rows.keys() - {label}}
     assert 1 < len(alone) < len(rows)
     for label, row in alone.items():
-        control = runs[label.split("μ")[0] + "μ = 0"]
+        control = runs[label.split("μ")[0] + "μ = 0" + ", halving" * label.endswith(", halving")]
         assert [each.weight for each in control.penalties] == [0.0]
         assert row.but(penalties=control.penalties, name="") == control.but(name="")
+
+
+def test_a_row_that_halves_alone_has_a_control_that_halves():
+    rows = {"base_rows": ["μ = 3, β = 0.3", "μ = 0.3, β = 0.75, halving"], "rows": [], "decays": []}
+    runs = asked(project_root() / "notebooks" / "05_bppo.ipynb", {"preset": "smoke", "corpus": "sample"} | rows)
+    assert [runs[name].schedule for name in ("μ = 0", "μ = 0, halving")] == ["constant", "halve"]
 
 
 def test_the_content_of_the_corpus_is_part_of_the_plan_and_its_age_is_not(folder, corpus_folder):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from tiny import TinyModel, step_of, tokens
 
+from mtlib.errors import ConfigurationError
 from mtlib.objectives.divergences import symmetric_divergence
 from mtlib.objectives.rdrop import RDrop
 from mtlib.objectives.smart import Smart
@@ -59,3 +60,12 @@ def test_two_masks_agree_when_it_is_minimised():
 def test_one_mask_for_both_passes_is_refused(dropout):
     with pytest.raises(ValueError, match="expected 'independent'"):
         RDrop(weight=1.0, dropout=dropout)
+
+
+@pytest.mark.parametrize(
+    "penalty", [RDrop(weight=1.0), Smart(weight=1.0, direction="none", dropout="independent")], ids=["rdrop", "smart"]
+)
+def test_a_model_in_which_nothing_drops_is_refused(penalty):
+    assert penalty.start(TinyModel(dropout=0.1), steps=3) is penalty
+    with pytest.raises(ConfigurationError, match=f"{penalty.label} compares two dropout masks.*always be 0"):
+        penalty.start(TinyModel(dropout=0.0), steps=3)

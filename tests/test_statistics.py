@@ -211,6 +211,19 @@ def test_where_examples_leave_no_doubt_the_interval_is_welchs():
     assert s.bootstrap_p(change) == pytest.approx(public.pvalue, rel=0.05)
 
 
+def test_one_run_against_several_is_as_uncertain_as_they_are():
+    """Where examples leave no doubt it is the t-interval of equal variances, whose one group is a single value."""
+    rates = [0.80, 0.83, 0.85, 0.92]
+    runs = [Stored({("dev", "qqp"): classes(np.arange(10_000) < rate * 10_000)}) for rate in (0.75, *rates)]
+    public = stats.ttest_ind(rates, [0.75], equal_var=True)
+    for flip in (1, -1):
+        pair = ("one", "several")[::flip]
+        table = s.compare({"one": runs[0], "several": runs[1:]}, [pair], Dev(), ["qqp"], draws=40_000)
+        low, high = public.confidence_interval(0.95)
+        assert table[["low", "high"]].iloc[0].tolist() == pytest.approx(sorted([flip * low, flip * high]), abs=0.01)
+        assert table["p"].item() == pytest.approx(public.pvalue, rel=0.1)
+
+
 def test_intervals_over_three_seeds_cover_a_difference_that_is_none():
     """Two systems whose runs differ by their seeds alone: 95 % intervals of 300 studies, three runs each."""
     random, hits, trials, n = np.random.default_rng(1), 0, 300, 200

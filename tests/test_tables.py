@@ -41,6 +41,15 @@ def test_ours_stand_beside_the_paper_in_its_order_and_controls_come_last():
     pd.testing.assert_frame_equal(found, tables.beside_paper(ours().iloc[[2, 1, 0]], 6))
 
 
+def test_a_mean_of_other_tasks_has_none_beside_it_row_by_row():
+    scores = ours().assign(news=[np.nan, np.nan, 0.9])
+    scores.loc["25 epochs, lr 1e-6, μ = 1, β = 0.75", ["qqp", "sts"]] = np.nan
+    found = tables.beside_paper(scores, 6)
+    assert found[["mean paper", "mean difference"]].isna().all(axis=None)
+    assert found["sst difference"].notna().tolist() == [True, True, False]
+    assert tables.beside_paper(ours(), 6)["mean paper"].notna().tolist() == [True, True, False]
+
+
 def test_columns_are_the_same_in_every_table_and_few_where_it_is_short():
     scores = ours().drop(columns=["trained", "qqp"])
     kinds = {number: tuple(tables.beside_paper(scores, number).columns) for number in paper.TITLES}

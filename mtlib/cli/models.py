@@ -9,7 +9,7 @@ import typer
 
 from mtlib.cli.app import ImportOption, ResultsOption, RunArgument, RunCorpusOption, Split, app, found_run
 from mtlib.cli.texts import answer
-from mtlib.errors import ConfigurationError, DataError
+from mtlib.errors import CheckpointError, ConfigurationError, DataError
 
 if TYPE_CHECKING:
     from mtlib import MultitaskModel, Run
@@ -57,7 +57,7 @@ def predict(
     from mtlib.training.files import make_folder, outside_runs, storage, write_atomic
 
     if task is not None:
-        return answer(found_run(run, results), task, texts or [], file, text or [], calibrated)
+        return answer(_answering(run, results), task, texts or [], file, text or [], calibrated)
     if texts or file or text or calibrated:
         raise ConfigurationError("texts, --from, --text and --calibrated need --task TASK")
     outside_runs(output)
@@ -132,6 +132,15 @@ def compared(run: "Run", source: str | None) -> str:
     return table(run.model(), corpus).to_string(index=False, float_format=lambda value: f"{value:.3f}", na_rep="")
 
 
+def _answering(reference: str, results: Path) -> "Run":
+    """The finished run that `found_run` finds; raises CheckpointError for a pretraining, whose heads are untrained."""
+    run = found_run(reference, results)
+    if not hasattr(run.experiment, "tasks"):
+        trains = "a pretraining trains the encoder alone, and its heads know nothing"
+        raise CheckpointError(f"{run.path}: {trains}: expected a run of the tasks, such as one that started from it")
+    return run
+
+
 def predicted(reference: str, source: str | None, split: Split, results: Path) -> dict:
     """Predictions of a finished run by task; raises DataError when the corpus has no such split."""
     from mtlib.data.batches import TokenizedSplit
@@ -141,7 +150,7 @@ def predicted(reference: str, source: str | None, split: Split, results: Path) -
     from mtlib.training.fit import corpus_of
     from mtlib.training.progress import kind
 
-    run = found_run(reference, results)
+    run = _answering(reference, results)
     device = Device(run.experiment.precision)
     corpus, model = corpus_of(run, source), run.model()
     typer.echo(f"{run.id} on {corpus.title}, {split}", err=True)

@@ -119,7 +119,7 @@ def runs(
     store = mtlib.RunStore(results)
     table = store.table(sort, pairs(where, "--where"))
     if not len(table):
-        typer.echo("no runs are so" if where and store.all() else "no runs yet")
+        typer.echo(f"no run has {', '.join(where)}" if where and store.all() else f"no runs yet in {store.folder}")
         return
     typer.echo(listed(table))
 

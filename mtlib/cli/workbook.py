@@ -73,7 +73,11 @@ def _require_source(preset: str, corpus: str | None) -> None:
     from mtlib import preset as read_preset
     from mtlib.data.corpus import TITLES
 
-    source = read_preset(preset, corpus or "").corpus
+    chosen = read_preset(preset, corpus or "")
+    source = chosen.corpus
+    if source in TITLES and chosen.experiment.get("phrases"):
+        needs = "draws from labelled phrases: expected CORPUS=FOLDER with ids-sst-phrases.csv"
+        raise ConfigurationError(f"preset {preset!r} {needs}, found {source!r}, which has none")
     if source not in TITLES and not os.path.exists(source):
         expected = "expected 'sample', 'hub', a folder or a YAML file"
         raise DataError(f"corpus {source!r}: {expected}, found no such folder")

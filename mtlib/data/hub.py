@@ -85,7 +85,8 @@ def fetch(source: Source) -> Any:
         except ConnectionError as error:
             if not isinstance(fault, DataError):
                 fault = StorageError(
-                    f"{source.dataset}@{source.revision[:8]}: the Hub is out of reach: {_first(error)}"
+                    f"{source.dataset}@{source.revision[:8]}: the Hub is out of reach: {_first(error)}; "
+                    "a folder of CSV files needs no download: CORPUS=FOLDER, --corpus FOLDER"
                 )
             continue
         except Exception as error:  # `datasets` has no base class for what a damaged cache raises

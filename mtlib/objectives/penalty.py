@@ -12,6 +12,7 @@ from typing import ClassVar, Literal, Self
 import torch
 from torch import nn
 
+from mtlib.errors import ConfigurationError
 from mtlib.kinds import Kinded
 from mtlib.numbers import NonNegative
 from mtlib.objectives.losses import LOSSES
@@ -144,3 +145,12 @@ class Penalty(Kinded):
 
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
         """Take back what `state` returned."""
+
+
+def require_dropout(model: nn.Module, label: str) -> None:
+    """Raise ConfigurationError where nothing in `model` drops, for the penalty `label`, which compares two masks."""
+    if not any(isinstance(module, nn.Dropout) and module.p for module in model.modules()):
+        raise ConfigurationError(
+            f"penalty {label} compares two dropout masks, and nothing in this encoder drops: the penalty would always "
+            "be 0; expected an encoder with dropout, or head_dropout above 0"
+        )

@@ -1,12 +1,13 @@
 """R-Drop: two dropout masks, one answer (Wu et al. 2021)."""
 
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from pydantic import field_validator
+from torch import nn
 
 from mtlib.objectives.divergences import symmetric_divergence
-from mtlib.objectives.penalty import Dropout, Penalty, Step
+from mtlib.objectives.penalty import Dropout, Penalty, Step, require_dropout
 
 
 class RDrop(Penalty):
@@ -34,6 +35,11 @@ class RDrop(Penalty):
         if dropout != "independent":
             raise ValueError("R-Drop compares two dropout masks: expected 'independent'")
         return dropout
+
+    def start(self, model: nn.Module, steps: int) -> Self:
+        """Itself; raises ConfigurationError for a model without dropout, of which the penalty is always 0."""
+        require_dropout(model, self.label)
+        return self
 
     def __call__(self, step: Step) -> torch.Tensor:
         """The penalty of this step."""

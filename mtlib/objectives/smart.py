@@ -4,11 +4,11 @@ from typing import Annotated, Any, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from mtlib.numbers import NonNegative, Positive
 from mtlib.objectives.divergences import symmetric_divergence
-from mtlib.objectives.penalty import Penalty, Step
+from mtlib.objectives.penalty import Penalty, Step, require_dropout
 
 DEFAULTS = {
     "rescaled": {"epsilon": 1e-6, "eta": 1e-3, "sigma": 1e-5},
@@ -94,6 +94,12 @@ class Smart(Penalty):
         direction = {"adversarial": [], "none": ["consistency"]}.get(self.direction, [self.direction])
         dropout = [self.dropout] if self.dropout != "off" and self.direction != "none" else []
         return "-".join([super().label, *([*mode, *radius, *direction, *dropout] if self.weight else [])])
+
+    def start(self, model: nn.Module, steps: int) -> Self:
+        """Itself; raises ConfigurationError for direction "none" with a model without dropout: it is always 0."""
+        if self.direction == "none":
+            require_dropout(model, self.label)
+        return self
 
     def __call__(self, step: Step) -> Tensor:
         """The penalty of this step; 0 when the inner gradient was not finite."""

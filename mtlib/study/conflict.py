@@ -69,8 +69,8 @@ def mean_cosines(run: Run) -> pd.DataFrame:
 
 
 def layer_label(layer: str) -> str:
-    """A layer's name in figures: its number, or its last word."""
-    last = layer.rsplit(".", 1)[-1]
+    """A layer's name in figures: its number, or its last word; "shared by layers" is what the encoder's stack owns."""
+    last = layer.rsplit(".", 1)[-1].replace("encoder", "shared by layers")
     return f"layer {int(last) + 1}" if last.isdigit() else "whole encoder" if layer == WHOLE else last
 
 

@@ -1,9 +1,10 @@
 """Several runs as one: averaged predictions, gated by score, and averaged weights."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache as once
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -235,17 +236,29 @@ def cost(system: System, run_of: Callable[[Any], Run]) -> dict[str, str | float]
 
     run_of: the finished run of an experiment.
     """
-    members: list[list[Any]]
-    if isinstance(system, Ensemble):
-        members = [list(system.members[task].values()) for task in system.tasks]
-    else:
-        members = [[system]] * len(tasks_of(system))
-    seconds = {}
-    for member in sum(members, []):
-        for run in getattr(member, "members", (member,)):
-            for trained in (run, *map(run_of, run.experiment.needs())):
-                seconds[trained.id] = trained.seconds
+    members, seconds = _members(system), {}
+    for run in _runs(members):
+        for trained in (run, *map(run_of, run.experiment.needs())):
+            seconds[trained.id] = trained.seconds
     return {"models": ", ".join(str(len(each)) for each in members), "seconds": sum(seconds.values())}
+
+
+def encoders(system: System) -> str:
+    """Names of the encoders that a system's runs were trained from, each once."""
+    return ", ".join(dict.fromkeys(Path(run.experiment.encoder).name for run in _runs(_members(system))))
+
+
+def _members(system: System) -> list[list[Any]]:
+    """What answers each task: an ensemble's members, or the system itself."""
+    if isinstance(system, Ensemble):
+        return [list(system.members[task].values()) for task in system.tasks]
+    return [[system]] * len(tasks_of(system))
+
+
+def _runs(members: Sequence[Sequence[Any]]) -> Iterator[Any]:
+    """The runs behind the members, a soup's among them."""
+    for member in chain.from_iterable(members):
+        yield from getattr(member, "members", (member,))
 
 
 @dataclass(frozen=True)

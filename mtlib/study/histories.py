@@ -68,8 +68,10 @@ def drawn(runs: Mapping[str, Run], sizes: Mapping[str, int]) -> pd.DataFrame:
         by_task = table.groupby("task")[["batches", "probability"]].sum()
         for task in in_order(run.experiment.task_names):
             batches, probability = by_task["batches"][task], by_task["probability"][task]
-            counts = {"batches": batches, "expected": float(steps * probability)}
-            rows.append({"run": name, "task": task} | counts | {"passes": batches * batch / sizes[task]})
+            # single steps end a pass with a smaller batch; joint ones go on into the next
+            each = sizes[task] / batch if run.experiment.step == "joint" else -(-sizes[task] // batch)
+            counts = {"batches": batches, "expected": float(steps * probability), "passes": batches / each}
+            rows.append({"run": name, "task": task} | counts)
     return pd.DataFrame(rows)
 
 
@@ -119,16 +121,16 @@ def rises(run: Run) -> dict[str, float]:
     """How often the total loss rose from one epoch to the next, in what streak, and what halving makes of it.
 
     epochs, rises, longest (consecutive rises), rises at fixed mix (of the tasks' losses without penalties; NaN where an
-    epoch did not draw every task), halvings (that the schedule "halve" makes of these losses), most (that so few epochs
-    could have).
+    epoch did not draw every task), halvings (that the schedule "halve" makes of these losses for an epoch to come),
+    most (that so few epochs could have).
     """
     table = losses(run)
     up, fixed = table["total"].diff() > 0, table["fixed mix"]
     streaks = up.groupby((~up).cumsum()).sum()
     counts = {"epochs": len(table), "rises": int(up.sum()), "longest": int(streaks.max())}
     counts["rises at fixed mix"] = np.nan if fixed.isna().any() else int((fixed.diff() > 0).sum())
-    halvings = round(-np.log2(halving(table["total"].tolist())))
-    return counts | {"halvings": halvings, "most": max(0, len(table) - 1) // 3}
+    halvings = round(-np.log2(halving(table["total"].tolist()[:-1])))
+    return counts | {"halvings": halvings, "most": max(0, len(table) - 2) // 3}
 
 
 def loss_plot(runs: Mapping[str, Run]) -> Figure:

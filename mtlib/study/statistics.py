@@ -185,11 +185,11 @@ def compare(
 
     `systems` maps a name to one system or to its runs at several seeds; then scores are means over the runs, and draws
     vary by the runs as well as by examples, so the interval covers both: without the examples' part it is Welch's
-    t-interval. tasks: by default those that both systems of a pair have; one task alone has no rows of mean and
-    evenness. Columns: system, against (the first), task, baseline (the first's score), score, difference, low, high
-    (percentile interval at `level`), p (paired bootstrap; of one run each and a task with classes no less than
-    McNemar's exact one, for few answers differ), p_holm (Holm over all rows of the table), resolved: "yes" where
-    p_holm is below 1 - level, "undefined" where a score is.
+    t-interval, and one run against several is taken to vary as these do. tasks: by default those that both systems of
+    a pair have; one task alone has no rows of mean and evenness. Columns: system, against (the first), task,
+    baseline (the first's score), score, difference, low, high (percentile interval at `level`), p (paired bootstrap;
+    of one run each and a task with classes no less than McNemar's exact one, for few answers differ), p_holm (Holm
+    over all rows of the table), resolved: "yes" where p_holm is below 1 - level, "undefined" where a score is.
     draws: at least so many; more where Holm's correction of so many rows could resolve nothing with them.
     Raises ConfigurationError for what is no pair, a pair or a run given twice, a name that is not there, and one
     without runs.
@@ -245,7 +245,8 @@ def _paired(
         baseline, score = (group.mean(skipna=False) for group in groups)
         tails = _t_tails(welch_freedom(groups), draws, seed)
         weights = signs * (1 / np.repeat([size, len(runs) - size], [size, len(runs) - size]) + tails[:, None] * of_runs)
-        change, difference = (drawn[task] * weights).sum(axis=1).round(TIE), round(score - baseline, TIE)
+        lone = tails * _lone_draws(groups, draws, seed)
+        change, difference = ((drawn[task] * weights).sum(axis=1) + lone).round(TIE), round(score - baseline, TIE)
         low, high = percentile_interval(change, difference, level)
         row = {"task": task, "baseline": baseline, "score": score, "difference": difference}
         p = bootstrap_p(change) if np.isfinite(difference) else float("nan")
@@ -272,6 +273,17 @@ def _seed_draws(runs: int, draws: int, seed: int, name: str) -> np.ndarray:
     """Normal draws [draws, runs] that sum to 0; times the runs' scores, their variance is that of the runs' mean."""
     normal = generator(seed, f"seeds {name}", draws).normal(size=(draws, runs))
     return (normal - normal.mean(axis=1, keepdims=True)) / np.sqrt(max(1, runs * (runs - 1)))
+
+
+def _lone_draws(groups: Sequence[pd.Series], draws: int, seed: int) -> np.ndarray:
+    """Normal draws [draws] of what another seed would change of a single run that stands against several; else 0.
+
+    Its deviation is that of the several: with theirs and `welch_freedom` that is the t-interval of equal variances.
+    """
+    several = max(groups, key=len)
+    if len(several) == 1 or min(map(len, groups)) > 1:
+        return np.zeros(draws)
+    return np.std(several, ddof=1) * generator(seed, "a lone run", draws).normal(size=draws)
 
 
 def welch_freedom(groups: Sequence[Sequence[float]]) -> float:

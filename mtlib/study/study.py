@@ -106,7 +106,8 @@ class Study:
             if missing := [f"{name} ({run.id}, {run.status})" for name, run in runs.items() if not run.complete]:
                 rest = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
                 shown = f"{len(missing)} of {len(runs)}: {', '.join(missing[:NAMED])}{rest}"
-                raise MissingRunError(f"not finished: {shown}; `make run` trains them, and so does train=True")
+                command = f"`make run PRESET={self.preset_name} CORPUS={self.source}`"
+                raise MissingRunError(f"not finished: {shown}; {command} trains them, and so does train=True")
             return Runs(runs)
         return Runs({name: fit(each, self.corpus, self.results) for name, each in experiments.items()})
 
@@ -216,7 +217,7 @@ def compare(
 def _called(runs: Sequence[System], otherwise: str) -> str:
     """What a comparison calls one run, or the runs of one experiment at several seeds."""
     if len(runs) > 1 and isinstance(runs[0], Run):
-        return f"{runs[0].experiment.label}, {len(runs)} seeds"
+        return f"{runs[0].experiment.at(0).label}, {len(runs)} seeds"
     return getattr(runs[0], "id", otherwise) if runs else otherwise
 
 

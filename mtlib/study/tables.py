@@ -28,7 +28,7 @@ def beside_paper(scores: pd.DataFrame, number: int, *, short: bool = False) -> p
     scores: a row a run, under the label that the paper's row has (`paper.table`) or any other: a control, whose cells
     of the paper are empty. Published rows that are not among them are left out. Columns: of qqp, sst, sts and mean
     `x`, `x paper` and `x difference`; evenness; `trained` and `trained paper`, where scores have the first; then what
-    else scores have. A mean of other tasks than these three has no published one beside it.
+    else scores have. A row's mean of other tasks than these three has no published one beside it.
     short: without the differences of tasks and what else there is, as fits on a screen.
     Raises ConfigurationError when a name occurs twice.
     """
@@ -38,8 +38,9 @@ def beside_paper(scores: pd.DataFrame, number: int, *, short: bool = False) -> p
     known = [label for label in published.index if label in scores.index]
     ours = scores.loc[known + [label for label in scores.index if label not in published.index]]
     theirs, columns = published.reindex(ours.index), {}
-    if set(ours.columns) & TASKS.keys() != set(paper.METRICS) - {"mean"}:
-        theirs = theirs.assign(mean=np.nan)
+    published_tasks = set(paper.METRICS) - {"mean"}
+    scored = ours[[column for column in ours if column in TASKS]].notna()
+    theirs["mean"] = theirs["mean"].where([set(scored.columns[row]) == published_tasks for row in scored.to_numpy()])
     for metric in paper.METRICS:
         columns[metric] = ours[metric] if metric in ours else np.nan
         columns[f"{metric} paper"] = theirs[metric]

@@ -26,7 +26,7 @@ from mtlib.tasks import Task, in_order
 from mtlib.training.runs import Run
 
 FOR, AGAINST = PALETTE[0], PALETTE[1]
-"""Colours of words that speak for the answer, and against it."""
+"""Colours of words that raise what is explained, and of those that lower it."""
 
 PAPER = "background: #fff; color: #000; padding: 4px 8px; line-height: 1.7; font-family: sans-serif; font-size: 13px"
 CELL = "text-align: left; vertical-align: top; max-width: 440px; padding: 3px 14px 3px 0; border-bottom: 1px solid #ddd"
@@ -107,7 +107,7 @@ def _answer(task: Task, row: pd.Series) -> str:
 
 
 def words(runs: Mapping[str, Loaded], first: str, second: str = "", *, steps: int = 32) -> str:
-    """A row a task and text, a column a run: its words, blue where they speak for the answer, orange against it.
+    """A row a task and text, a column a run: its words, blue where they raise what is explained, else orange.
 
     By integrated gradients; a row has one scale, so its runs can be compared, and a word's tooltip says its share.
     """

@@ -278,11 +278,11 @@ class RunStore:
         every = self.all()
         matches = [run for run in every if run.id == reference] or [run for run in every if _named(run, reference)]
         if len(matches) > 1:
-            raise ConfigurationError(f"run {reference!r}: so are called: {', '.join(run.id for run in matches)}")
+            raise ConfigurationError(f"run {reference!r}: expected one of {', '.join(run.id for run in matches)}")
         if not matches:
             known = [run.id for run in every]
             alike = ", ".join([each for each in known if each.startswith(reference)] or known) or "none"
-            raise ConfigurationError(f"run {reference!r}: no run is so called; there are: {alike}")
+            raise ConfigurationError(f"run {reference!r}: none of that name in {self.folder}; there are: {alike}")
         return matches[0]
 
     def get(self, reference: str) -> Run:
