@@ -9,6 +9,7 @@ Wherever a corpus is named, the path of such a file names it.
 """
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,7 +22,7 @@ from mtlib.checking import Strict, checked
 from mtlib.data.corpus import SPLITS, Corpus, Splits, read_corpus
 from mtlib.data.frames import SHARES, complete, labelled_frame, own_task
 from mtlib.data.plain import Plain, read_plain
-from mtlib.data.tsv import Fault, raise_faults
+from mtlib.data.tsv import EmptyPolicy, Fault, raise_faults
 from mtlib.errors import ConfigurationError, DataError
 from mtlib.numbers import Seed
 from mtlib.tasks import Kind, Task
@@ -57,20 +58,25 @@ class OwnTask(Strict):
     licence: str = ""
     citation: str = ""
 
-    def parts(self, folder: Path) -> dict[str, Plain]:
+    def parts(self, folder: Path, faults: list[Any]) -> dict[str, Plain]:
         """The files by split; one with a column that says the split is several.
 
-        Raises DataError for a file without one of the columns, and for a column of splits that says another one, one
-        that has a file of its own, or of no row that it is train.
+        A file that is no table or lacks one of the columns is added to `faults`, and so is a column of splits that says
+        another one, one that has a file of its own, or of no row that it is train.
         """
-        given = {"train": self.file, "dev": self.dev, "test": self.test}
-        files = {part: read_plain(folder / name, self.separator) for part, name in given.items() if name}
-        if self.split:
-            files |= self._said(files["train"])
-        texts = [self.text] if isinstance(self.text, str) else self.text
-        for part, plain in files.items():
-            _require(plain.frame, [*texts, *([self.id] if self.id else [])], self.place(part))
-        _require(files["train"].frame, [self.label], self.file)
+        needed = [*([self.text] if isinstance(self.text, str) else self.text), *([self.id] if self.id else [])]
+        files: dict[str, Plain] = {}
+        for part, name in {"train": self.file, "dev": self.dev, "test": self.test}.items():
+            if not name:
+                continue
+            own = [self.label, *([self.split] if self.split else [])] if part == "train" else []
+            try:
+                files[part] = read_plain(folder / name, self.separator)
+                _require(files[part].frame, [*needed, *own], name)
+                if part == "train" and self.split:
+                    files |= self._said(files[part])
+            except DataError as error:
+                faults += error.faults
         return files
 
     def place(self, part: str) -> str:
@@ -79,7 +85,6 @@ class OwnTask(Strict):
 
     def _said(self, plain: Plain) -> dict[str, Plain]:
         """The splits that the column `split` says."""
-        _require(plain.frame, [self.split], self.file)
         apart = {part: file for part, file in (("dev", self.dev), ("test", self.test)) if file}
         said = [part for part in SPLITS if part not in apart]
         expected = " or ".join(filter(None, [", ".join(said[:-1]), said[-1]]))
@@ -94,7 +99,9 @@ class OwnTask(Strict):
             found = " and ".join(sorted(set(column)))
             faults.append(Fault(self.file, None, self.split, "a row that says train", f"{found} alone"))
         raise_faults(faults)
-        return {str(part): Plain(rows, plain.separator) for part, rows in plain.frame.groupby(self.split)}
+        numbers = pd.Series(plain.numbers, plain.frame.index)
+        by_part = plain.frame.groupby(self.split)
+        return {str(part): Plain(rows, plain.separator, numbers[rows.index].tolist()) for part, rows in by_part}
 
 
 class OwnCorpus(Strict):
@@ -112,13 +119,17 @@ class OwnCorpus(Strict):
 
 def tasks_of(source: str | Path) -> list[str]:
     """Names of the tasks of the corpus in a YAML file, which are known from then on, those of its base first."""
-    return list(read(source, None, "error")[0])
+    corpus, faults, _ = read(source, None, "keep")  # a blank text is for who loads the corpus to judge
+    raise_faults(faults)
+    return list(corpus)
 
 
-def read(source: str | Path, tasks: Sequence[Task | str] | None, empty: Any) -> tuple[Corpus, list[Fault], list[str]]:
+def read(
+    source: str | Path, tasks: Sequence[Task | str] | None, empty: EmptyPolicy
+) -> tuple[Corpus, list[Fault], list[str]]:
     """The corpus in a YAML file, the faults of its files, and the notes that deserve a warning.
 
-    tasks: of those it holds; all of them unless given. empty: of the base, as in `load_corpus`.
+    tasks: of those it holds; all of them unless given. empty: as in `load_corpus`.
     """
     path = Path(source)
     if not path.is_file():
@@ -131,19 +142,22 @@ def read(source: str | Path, tasks: Sequence[Task | str] | None, empty: Any) -> 
     faults: list[Any] = []
     notes: list[str] = []
     for name, about in described.tasks.items():
-        task, parts = _task(name, about, path.parent)
+        before = len(faults)
+        parts = about.parts(path.parent, faults)
+        if len(faults) > before:
+            continue
+        task = _task(name, about, parts)
         frames = {}
         for part, plain in parts.items():
-            frames[part] = labelled_frame(
-                task, plain.frame, about.place(part), faults, notes, part != "test", about.id, prefix=about.file
-            )
+            how = faults, notes, part != "test", about.id, plain.numbers, empty
+            frames[part] = labelled_frame(task, plain.frame, about.place(part), *how)
         if not faults:
             splits[name] = complete(task, frames, described.seed, described.shares)
         own.append(task)
     name = path.stem
     if faults:
         own = []
-    corpus = Corpus(name, tuple(own), splits, notes, source=str(path.resolve()))
+    corpus = Corpus(name, tuple(own), splits, notes, source=os.path.abspath(path))
     wanted = None if tasks is None else [task if isinstance(task, str) else task.name for task in tasks]
     if described.base and (wanted is None or set(wanted) - set(described.tasks)):
         others = None if wanted is None else [each for each in wanted if each not in described.tasks]
@@ -153,13 +167,12 @@ def read(source: str | Path, tasks: Sequence[Task | str] | None, empty: Any) -> 
     return corpus if faults or wanted is None else corpus.only(wanted), faults, notes
 
 
-def _task(name: str, about: OwnTask, folder: Path) -> tuple[Task, dict[str, Plain]]:
-    parts = about.parts(folder)
+def _task(name: str, about: OwnTask, parts: Mapping[str, Plain]) -> Task:
     texts = [about.text] if isinstance(about.text, str) else about.text
     labelled = [plain.frame for plain in parts.values() if about.label in plain.frame]
     described = {"title": about.title, "licence": about.licence, "citation": about.citation}
     table = pd.concat(labelled)
-    return own_task(name, table, texts, about.label, kind=about.kind, names=about.names, **described), parts
+    return own_task(name, table, texts, about.label, kind=about.kind, names=about.names, **described)
 
 
 def _joined(base: tuple[Corpus, list[Fault], list[str]], own: Corpus) -> tuple[Corpus, list[Fault], list[str]]:
@@ -169,7 +182,7 @@ def _joined(base: tuple[Corpus, list[Fault], list[str]], own: Corpus) -> tuple[C
 
 def _require(table: pd.DataFrame, columns: Sequence[str], file: str) -> None:
     if missing := [column for column in columns if column not in table]:
-        raise DataError(f"{file}: expected the column {missing[0]!r}, found {', '.join(map(repr, table))}")
+        raise_faults([Fault(file, None, None, f"the column {missing[0]!r}", ", ".join(map(repr, table)))])
 
 
 def described(name: str, file: Path, text: Sequence[str] = (), label: str = "", **settings: Any) -> OwnTask:

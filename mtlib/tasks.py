@@ -2,7 +2,8 @@
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -91,7 +92,9 @@ class Task:
         return f"{self.low:g} to {self.high:g}" if self.kind == "regression" else ", ".join(self.class_names)
 
     def means_alike(self, other: "Task") -> bool:
-        """Whether labels mean the same to both; classes without names are alike if there are as many."""
+        """Whether labels mean the same to both, of texts or of pairs; classes without names are alike if as many."""
+        if self.is_pair != other.is_pair:
+            return False
         if self.kind != other.kind or self.kind == "regression" or (self.names and other.names):
             return (self.kind, self.labels) == (other.kind, other.labels)
         return len(self.class_names) == len(other.class_names)
@@ -190,6 +193,18 @@ def learn(task: Task) -> Task:
     elif TASKS.setdefault(task.name, task) != task:
         raise ConfigurationError(f"task {task.name!r} is already registered with other settings")
     return task
+
+
+@contextmanager
+def meant(tasks: Iterable[Task]) -> Iterator[None]:
+    """Within it the names of `tasks` mean these; after it what they meant before, and these where that was nothing."""
+    own = {task.name: task for task in tasks}
+    before = {name: TASKS[name] for name in own if name in TASKS}
+    TASKS.update(own)
+    try:
+        yield
+    finally:
+        TASKS.update(before)
 
 
 def registered(name: str) -> Task:

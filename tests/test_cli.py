@@ -173,6 +173,23 @@ def test_evaluate_and_predict_take_the_run_s_own_corpus_unless_told(corpus, trai
         assert "folder other is not what the run was trained on (folder corpus" in told
 
 
+def test_a_run_that_was_allowed_rare_classes_is_evaluated_and_resumed_by_its_name(corpus, tmp_path):
+    for split in ("train", "dev"):
+        frame = pd.read_csv(corpus / f"ids-sst-{split}.csv", sep="\t", index_col=0)
+        frame.assign(sentiment=frame["sentiment"] % 4).to_csv(tmp_path / f"ids-sst-{split}.csv", sep="\t")
+    source = mtlib.load_corpus(tmp_path, ["sst"], allow_rare=True)
+    experiment = mtlib.experiment("smoke", name="rare", tasks=["sst"], epochs=1, steps_per_epoch=1)
+    run = mtlib.fit(experiment, source, tmp_path, progress="none")
+    for command in (["evaluate", "rare"], ["train", "--resume", "rare"]):
+        assert f"{run.scores['sst']:.3f}" in invoke(*command, "--results", tmp_path)
+
+
+def test_a_scheduler_that_is_no_process_is_one_message(tmp_path, monkeypatch):
+    for number in ("abc", "-1", "1.5"):
+        monkeypatch.setenv("MTLIB_SCHEDULER", number)
+        assert "MTLIB_SCHEDULER: expected the number of a process, found" in invoke("runs", code=64)
+
+
 def test_unfinished_runs_are_not_evaluated_even_when_their_folder_is_given(begun, corpus, tmp_path):
     (run,) = mtlib.RunStore(begun).all()
     for reference in ("short", run.path):

@@ -308,7 +308,11 @@ def test_cost_counts_every_ancestor_once():
 def test_a_system_names_the_encoders_of_its_own_runs():
     tiny, other = (Fake(experiment=mtlib.experiment("smoke", encoder=name)) for name in ("tiny", "minilm"))
     mixed = e.Ensemble({"qqp": {"a": tiny, "b": other}, "sst": {"a": tiny}}, {})
-    assert [e.encoders(each) for each in (other, mixed, e.Soup({}, (tiny,)))] == ["minilm", "tiny, minilm", "tiny"]
+    assert [e.encoders(each) for each in (other, mixed, e.Soup({("dev", "sst"): None}, (tiny,)))] == [
+        "minilm",
+        "tiny, minilm",
+        "tiny",
+    ]
 
 
 def test_a_soup_of_one_is_the_run_and_is_kept(run, corpus, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import math
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from conftest import made_up_corpus
 
 import mtlib
+from mtlib.data.corpus import Corpus
 from mtlib.errors import CheckpointError, ConfigurationError, DataError, DivergenceError
 from mtlib.objectives.losses import LOSSES
 from mtlib.randomness import seeded
@@ -107,6 +109,38 @@ def test_a_run_is_the_same_whatever_tasks_lie_beside_its_own(corpus, tmp_path):
         assert Start(experiment, corpus, RunStore(tmp_path)).identity == alone.identity
     with pytest.raises(DataError, match="expected the task 'sts', found sst"):
         fit(single, made_up_corpus((SST,)), tmp_path)
+
+
+def test_a_corpus_that_was_changed_in_place_is_another_one(tmp_path, monkeypatch):
+    corpus, experiment = made_up_corpus((SST,)), smoke(tasks=("sst",))
+    identity = Start(experiment, corpus, RunStore(tmp_path)).identity
+    train = corpus["sst"].train
+    for change in (lambda: train.loc.__setitem__((3, "text_a"), "changed"), lambda: train.update(4 - train[["label"]])):
+        before = train.copy()
+        change()
+        assert Start(experiment, corpus, RunStore(tmp_path)).identity != identity
+        train.loc[:, ["text_a", "label"]] = before[["text_a", "label"]]
+        assert Start(experiment, corpus, RunStore(tmp_path)).identity == identity
+    monkeypatch.setattr(Corpus, "_content", lambda self: pytest.fail("computed again, though nothing changed"))
+    assert Start(experiment, corpus, RunStore(tmp_path)).identity == identity
+
+
+def test_a_copy_beside_a_run_does_not_take_its_place(corpus, tmp_path):
+    start = Start(smoke(name="own", epochs=1, steps_per_epoch=2), corpus, RunStore(tmp_path))
+    run = start.begin()
+    run.write_json("config.json", start.described())
+    run.set_status("interrupted")
+    copy, renamed = (Run(run.path.with_name(name)) for name in (f"backup-{run.id}", "renamed"))
+    shutil.copytree(run.path, copy.path)
+    shutil.copytree(run.path, renamed.path)
+    for other in (copy, renamed):
+        with pytest.raises(CheckpointError, match="its folder was renamed or copied: expected it at .*/own-"):
+            mtlib.resume(other, corpus, progress="none")
+    assert mtlib.resume(run, corpus, progress="none").id == run.id
+    assert run.complete and copy.status == renamed.status == "interrupted"
+    for other in (copy, renamed):
+        shutil.copytree(run.path, other.path, dirs_exist_ok=True)
+        assert other.at(2, corpus).fingerprint == run.at(2, corpus).fingerprint
 
 
 def test_the_first_step_is_adamw_on_the_task_loss(corpus, tmp_path):

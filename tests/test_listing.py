@@ -103,6 +103,39 @@ def test_a_run_is_removed_with_its_mark_unless_it_runs_or_others_start_from_it(c
     assert listing.remove(store, parent, force=True) > 0 and not store.all()
 
 
+def test_a_folder_of_runs_that_is_a_link_holds_them_as_any_other(corpus, tmp_path):
+    results, real = tmp_path / "results", tmp_path / "elsewhere" / "all"
+    for folder in (results, real):
+        folder.mkdir(parents=True)
+    (results / "runs").symlink_to(real)
+    ranking = mtlib.pretraining("smoke", **SHORT)
+    made = mtlib.fit(mtlib.experiment("smoke", start_from=ranking, **SHORT), corpus, results, progress="none")
+    store = mtlib.RunStore(results)
+    run, parent = store.find(made.id), store.get("mnrl-5")
+    assert run.path == results / "runs" / run.id == mtlib.fit(run.experiment, corpus, results, progress="none").path
+    for reference in (parent.id, parent.path, real / parent.id):
+        said = CliRunner().invoke(app, ["rm", str(reference), "--results", str(results)])
+        assert said.exit_code == 64 and f"{run.id} started from it" in said.output and parent.path.is_dir()
+    for each in (run, mtlib.Run(real / run.id)):
+        assert mtlib.resume(each, corpus, progress="none").id == run.id
+        assert each.at(1, corpus).step == 1
+    mark = results / "plans" / "smoke" / f"{run.id}.done"
+    mark.parent.mkdir(parents=True)
+    mark.write_text(json.dumps({"run": run.id, "identity": run.identity}))
+    said = CliRunner().invoke(app, ["rm", run.id, "--results", str(results)])
+    assert said.exit_code == 0 and not run.path.exists() and not mark.exists()
+
+
+def test_tasks_of_an_unfinished_run_that_are_no_texts_are_one_message(corpus, tmp_path):
+    start = Start(mtlib.experiment("smoke", **SHORT), corpus, mtlib.RunStore(tmp_path))
+    run, about = start.begin(), start.described()
+    run.write_json("config.json", about | {"corpus": about["corpus"] | {"source": "somewhere", "tasks": [1]}})
+    run.set_status("interrupted")
+    for command in (["train", "--resume", run.id], ["replay", run.id, "--step", "1"]):
+        said = CliRunner().invoke(app, [*command, "--results", str(tmp_path)])
+        assert said.exit_code == 66 and "config.json: corpus: expected a list of tasks' names" in said.output
+
+
 def test_what_is_left_of_a_removed_run_is_new_and_trained_from_its_start(corpus, tmp_path):
     """As earlier versions left it when they were killed: without config.json, and perhaps more."""
     experiment = mtlib.experiment("smoke", **SHORT)

@@ -308,6 +308,8 @@ def test_the_packaged_minilm_is_the_published_file():
 def test_encoders_that_cannot_be_meant_are_refused(tmp_path):
     with pytest.raises(ConfigurationError, match="needs encoder_revision"):
         find_encoder("somebody/some-bert")
+    with pytest.raises(ConfigurationError, match="'minlm' is no folder here .did you mean 'minilm'"):
+        find_encoder("minlm")
     with pytest.raises(CheckpointError, match="expected config.json"):
         find_encoder(str(tmp_path))
     (tmp_path / "config.json").write_text("{}")

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import os
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -95,6 +96,48 @@ def test_texts_of_several_lines_are_read(content, several):
     assert sum("\n" in text for text in parse_plain(content, "x.csv").frame["text"]) == several
 
 
+def scored(separator, first, last, rows=60):
+    """A file of different texts with different scores, whose 10th and 14th row begin so."""
+    lines = [f"text number {n}{separator}{n * 0.0713:.4f}" for n in range(1, rows + 1)]
+    lines[9], lines[13] = f"{first}{separator}3.8471", f"{last}{separator}1.5312"
+    return "\n".join([f"text{separator}score", *lines, ""]).encode()
+
+
+@pytest.mark.parametrize("separator", ["\t", ",", ";"])
+def test_a_quote_left_open_is_found_where_every_text_and_score_is_another(separator):
+    with pytest.raises(DataError) as caught:
+        parse_plain(scored(separator, '"Quoted start', 'and one with a quote"'), "x.csv")
+    expected = (
+        "expected a quote that ends where its field does, found one that runs on, though line 11 looks like a row"
+    )
+    assert str(caught.value) == f"x.csv:11: {expected} of its own"
+    assert len(parse_plain(scored(separator, '"Quoted start"', '"and one"'), "x.csv").frame) == 60
+
+
+@pytest.mark.parametrize("content, message", [
+    (b'id,label,text\n1,pos,a b\n2,pos,"c d\n3,neg,e f"\n4,neg,g h\n', "x.csv:3: .*line 4 looks"),
+    (b'text,label,place\na,pos,x\n"b,neg,y\nc,pos,z\nd",neg,w\n', "x.csv:3: .*line 4 looks"),
+])  # fmt: skip
+def test_a_quote_left_open_is_found_by_any_column(content, message):
+    with pytest.raises(DataError, match=message):
+        parse_plain(content, "x.csv")
+
+
+@pytest.mark.parametrize("texts", [
+    ["It cost 1,000\ndollars, then 3,5"],
+    ["Dear all,\nI met her on May 5, 1999\nand again in 2003,\nyours"],
+    ["Prices:\napples,3\npears,4\nthat is all"],
+    ["a\tb\nc\td", "x\t\n\ty"],
+])  # fmt: skip
+@pytest.mark.parametrize("separator", [",", "\t"])
+def test_texts_of_several_lines_with_numbers_in_them_are_read_beside_scores(texts, separator):
+    all_texts = [*(f"text {n}." for n in range(40)), *texts]
+    frame = pd.DataFrame({"text": all_texts, "score": [f"{n / 7 % 5:.4f}" for n in range(len(all_texts))]})
+    frame.loc[0, "score"] = ""
+    plain = parse_plain(frame.to_csv(index=False, sep=separator).encode(), "x.csv")
+    assert plain.frame["text"].tolist() == all_texts
+
+
 def test_a_file_that_is_not_there_or_a_separator_that_is_none(tmp_path):
     with pytest.raises(StorageError, match="nothing.csv: cannot be read"):
         read_plain(tmp_path / "nothing.csv")
@@ -124,6 +167,35 @@ def test_the_kind_and_the_order_of_the_names_can_be_said():
     assert task.names == ("low", "high") and task.classes == 2 and task.licence == "CC0"
     corpus = corpus_of_frames("own", {task: pd.concat([frame] * 20).assign(a=[f"x {n}" for n in range(60)])})
     assert sorted(set(corpus["own"].train["label"])) == [0, 1]
+
+
+def test_labels_that_are_one_number_are_in_one_order_however_they_were_met():
+    labels = ["0" * n + "1" for n in range(8)] + ["9007199254740992", "9007199254740993"]
+    for met in (labels, labels[::-1]):
+        assert own_task("codes", pd.DataFrame({"a": "x", "b": met}), "a", "b").names == (
+            *sorted(labels[:8]),
+            *labels[8:],
+        )
+
+
+def test_half_a_surrogate_is_a_fault_of_its_row():
+    frame = table().astype(object)
+    task = own_task("news", frame, "headline", "topic")
+    frame.loc[4, "headline"] = "torn \ud83d"
+    with pytest.raises(DataError) as caught:
+        corpus_of_frames("own", {task: frame})
+    assert str(caught.value) == "news:5, column 'headline': expected UTF-8, found 'torn \\ud83d'"
+    frame = table().astype(object)
+    frame.loc[[4, 6], "topic"] = "\ud800"
+    with pytest.raises(DataError) as caught:
+        corpus_of_frames("own", {task: frame})
+    assert "news:5, column 'topic'" in str(caught.value) and str(caught.value).encode()
+    with pytest.raises(DataError) as caught:
+        own_task("news", frame, "headline", "topic")
+    expected = "column 'topic': expected UTF-8, found '\\ud800'"
+    assert str(caught.value).split("\n") == [f"news:5, {expected}", f"news:7, {expected}"]
+    with pytest.raises(ConfigurationError, match="names: expected UTF-8"):
+        own_task("torn", table(), "headline", "topic", names=["a", "\ud800"])
 
 
 @pytest.mark.parametrize("labels, message", [
@@ -157,10 +229,19 @@ def test_splits_share_no_text_keep_every_row_and_the_shares_of_labels(labels, se
                 apart = share * frame["text_a"].map(normalise).duplicated().sum()  # and texts are shared out, not rows
                 assert abs((parts[part]["label"] == label).sum() - share * count) <= 1 + together + apart
     shuffled = frame.sample(frac=1, random_state=random.randint(0, 99))
-    one_label = frame.drop_duplicates("text_a").groupby(frame["text_a"].map(normalise))["label"].nunique().max() == 1
-    if one_label:  # else which label a text counts by depends on which row comes first
-        again = dict(complete(task, {"train": shuffled}, seed).items())
-        assert {part: set(rows["id"]) for part, rows in again.items()} == {p: set(r["id"]) for p, r in parts.items()}
+    again = dict(complete(task, {"train": shuffled}, seed).items())
+    assert {part: set(rows["id"]) for part, rows in again.items()} == {p: set(r["id"]) for p, r in parts.items()}
+
+
+@pytest.mark.parametrize("kind, labels", [("classification", [0, 1, 2, 1]), ("regression", [0.0, 2.5, 5.0, 2.5])])
+def test_splits_do_not_depend_on_which_of_two_labels_of_a_text_comes_first(kind, labels):
+    task = Task("own", kind, ("t",), "l", classes=3) if kind == "classification" else Task("own", kind, ("t",), "l")
+    texts = [f"text {n // 2}" for n in range(120)]
+    frame = pd.DataFrame({"id": [f"{n}" for n in range(120)], "text_a": texts, "label": labels * 30})
+    for seed in range(5):
+        orders = [dict(complete(task, {"train": rows}, seed).items()) for rows in (frame, frame[::-1])]
+        first, second = ({part: set(rows["id"]) for part, rows in parts.items()} for parts in orders)
+        assert first == second
 
 
 def test_another_seed_splits_otherwise_and_more_rows_move_few():
@@ -232,7 +313,7 @@ def test_every_fault_of_a_table_is_named_by_row():
         assert expected in message
     assert "news:6" not in message, "a row without a label is left out"
     clean = corpus_of_frames("own", {task: table().assign(topic=lambda t: t["topic"].where(t.index != 5))})
-    assert clean.notes == ["news: dropped 1 unlabelled row(s)"]
+    assert clean.notes == ["news: dropped 1 unlabelled row(s), line 6"]
 
 
 def test_corpora_are_joined_and_share_no_task():
@@ -336,11 +417,58 @@ def test_faults_of_a_dev_file_are_named_by_that_file(folder, change, message):
     assert message in str(caught.value) and "news.csv" not in str(caught.value)
 
 
-def test_made_ids_are_called_after_the_train_file_in_every_split(folder):
+def test_made_ids_are_called_after_the_file_and_the_number_of_their_row_in_it(folder):
     table(30).to_csv("dev.csv", index=False)
-    text = "tasks: {news: {file: news.csv, dev: dev.csv, text: headline, label: topic}}"
-    splits = mtlib.load_corpus(write(folder / "own.yaml", text))["news"]
-    assert splits.dev["id"].tolist() == [f"news.csv-{n + 1}" for n in range(30)]
+    frame = table().assign(part=["train", "train", "test"] * 30)
+    frame.loc[0, "topic"] = ""  # left out, and counted all the same
+    frame.to_csv("news.csv", index=False)
+    text = "tasks: {news: {file: news.csv, dev: dev.csv, text: headline, label: topic, split: part}}"
+    with pytest.warns(UserWarning, match="news.csv: dropped 1 unlabelled row"):
+        splits = mtlib.load_corpus(write(folder / "own.yaml", text), allow_rare=True)["news"]
+    assert splits.dev["id"].tolist() == [f"dev.csv-{n + 1}" for n in range(30)]
+    assert splits.train["id"].tolist() == [f"news.csv-{n + 1}" for n in range(1, 90) if n % 3 < 2]
+    assert splits.test["id"].tolist() == [f"news.csv-{n + 1}" for n in range(90) if n % 3 == 2]
+
+
+def test_a_yaml_file_that_is_a_link_is_read_again_from_where_it_was_read(folder):
+    (folder / "there").mkdir()
+    write(folder / "there" / "own.yaml", "tasks: {news: {file: news.csv, text: headline, label: topic}}")
+    os.symlink(folder / "there" / "own.yaml", "link.yaml")
+    corpus = mtlib.load_corpus("link.yaml")
+    assert corpus.source == str(folder / "link.yaml")
+    assert mtlib.load_corpus(corpus.source).fingerprint == corpus.fingerprint
+
+
+@pytest.mark.parametrize("empty, rows", [("drop", 88), ("keep", 90)])
+def test_blank_texts_of_one_s_own_are_what_they_are_said_to_be(folder, empty, rows):
+    frame = table()
+    frame.loc[[3, 7], "headline"] = "  "
+    frame.to_csv("news.csv", index=False)
+    path = write(folder / "own.yaml", "tasks: {news: {file: news.csv, text: headline, label: topic}}")
+    with pytest.raises(DataError, match="news.csv:5, column 'headline': expected a text"):
+        mtlib.load_corpus(path)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        corpus = mtlib.load_corpus(path, empty=empty)
+    assert sum(len(frame) for _, frame in corpus["news"].items()) == rows
+    note = "news.csv: dropped 2 row(s) with an empty text, lines 5, 9"
+    assert corpus.notes == [str(warning.message) for warning in caught] == ([note] if empty == "drop" else [])
+
+
+def test_the_faults_of_all_files_are_reported_at_once(folder):
+    write(folder / "a.csv", "headline,topic\nx\n")
+    write(folder / "b.csv", 'headline,topic\n"x,y\n')
+    write(folder / "c.csv", "headline,other\nx,y\n")
+    table().assign(topic=["sport", "science", ""] * 30, headline=" ").to_csv("d.csv", index=False)
+    about = "text: headline, label: topic"
+    text = (
+        f"{{one: {{file: a.csv, dev: b.csv, {about}}}, two: {{file: c.csv, {about}}}, three: {{file: d.csv, {about}}}}}"
+    )
+    path = write(folder / "own.yaml", f"tasks: {text}")
+    files = [fault.file for fault in check(path).faults]
+    assert files == ["a.csv", "b.csv", "c.csv"] + ["d.csv"] * 60
+    with pytest.raises(DataError, match="a.csv:2: expected 2 fields"):
+        mtlib.experiment(mtlib.preset("smoke", str(path)))
 
 
 @pytest.mark.parametrize("name", ["@home.csv", "-new.csv", "+1.csv", "=x.csv", "@a/b.csv", "a\tb.csv", "=-@.csv"])
@@ -484,6 +612,27 @@ def test_labels_that_mean_something_else_are_not_scored(trained, folder, names):
         said = invoke(*command, "--corpus", "fresh.yaml", code=65)
         assert expected in said and ", ".join(sorted(names)) in said
     assert not (folder / "o").exists()
+
+
+def test_a_model_of_pairs_is_not_scored_on_single_texts(trained, folder):
+    frame = table().assign(other="the same again")
+    frame.to_csv("pairs.csv", index=False)
+    invoke(
+        "data",
+        "describe",
+        "pairs.csv",
+        "--task",
+        "news",
+        "--text",
+        "headline",
+        "--text",
+        "other",
+        "--output",
+        "pairs.yaml",
+    )
+    TASKS.pop("news", None)
+    said = invoke("evaluate", "own", "--corpus", "pairs.yaml", code=65)
+    assert "(classification of texts)" in said and "(classification of pairs)" in said
 
 
 def test_a_pipe_is_not_described(folder):

@@ -12,6 +12,7 @@ from pipelines import PARAMETERS, SETUP, project, trains, write_notebook, write_
 
 import mtlib
 from mtlib import Smart, Study
+from mtlib.encoders import find_encoder
 from mtlib.errors import ConfigurationError, DataError
 from mtlib.experiments import Experiment, Pretraining, read_experiment
 from mtlib.presets import preset_names, project_root
@@ -283,6 +284,30 @@ def test_the_content_of_the_corpus_is_part_of_the_plan_and_its_age_is_not(folder
     file.unlink()
     with pytest.raises(DataError, match="sts-train.csv"):
         content()
+
+
+def test_phrases_and_the_encoders_in_folders_are_part_of_the_plans_content(folder, corpus_folder):
+    def content():
+        return json.loads(prepare("plan", plan(), "results", "figures", "").read_text())["content"]
+
+    def plan():
+        return Plan("mine.yaml", str(corpus_folder))
+
+    path = corpus_folder / "ids-sst-phrases.csv"
+    train = (corpus_folder / "ids-sst-train.csv").read_text().splitlines()
+    path.write_text("\n".join([train[0], "0\tp1\ta phrase of it\t2", "1\tp2\ta phrase of them\t3", ""]))
+    plain = content()
+    path.write_text(path.read_text().replace("a phrase", "the phrase"))
+    assert content() == plain  # nothing draws from them
+    write_preset(folder, experiment__phrases=0.5, encoder="small")
+    for part in find_encoder("tiny").load():
+        part.save_pretrained("small")
+    found = [content()]
+    path.write_text(path.read_text().replace("the phrase", "a phrase"))
+    found.append(content())
+    about = folder / "small" / "config.json"
+    about.write_text(about.read_text().replace('"hidden_dropout_prob": 0.1', '"hidden_dropout_prob": 0.2'))
+    assert len({plain, *found, content()}) == 4
 
 
 def test_what_others_train_is_asked_of_them(folder):

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import transformers
@@ -11,11 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mtlib
+from mtlib import Dev
 from mtlib.encoders import find_encoder
 from mtlib.errors import CheckpointError, ConfigurationError
 from mtlib.model import MultitaskModel
 from mtlib.onnx_model import OnnxModel
 from mtlib.study.attributions import integrated_gradients
+from mtlib.study.eval_splits import task_scores
 from mtlib.tasks import QQP, SST, STS, TASKS, Task
 
 pytestmark = pytest.mark.usefixtures("forgotten")
@@ -114,3 +117,28 @@ def test_a_model_that_was_stored_before_is_no_other_scale_s(model, tmp_path):
     with pytest.raises(CheckpointError, match="price: stored before .* train it again"):
         MultitaskModel.from_pretrained(tmp_path / "other")
     MultitaskModel.from_pretrained(tmp_path / "same")
+
+
+def test_a_run_is_scored_as_its_own_task_whatever_its_name_means_since(tmp_path):
+    """A regression, then classes of the same name: each run keeps its score, in whichever order they are read."""
+    words = [f"a text of {number} words" for number in range(80)]
+    labels = {
+        "number": [round(number * 7 % 50 / 10, 1) for number in range(80)],
+        "class": ["xyz"[n % 3] for n in range(80)],
+    }
+    runs, scores = {}, {}
+    for name, own in labels.items():
+        TASKS.pop("mood", None)
+        table = pd.DataFrame({"text": words, "label": own})
+        task = mtlib.own_task("mood", table, text="text", label="label")
+        corpus = mtlib.Corpus.from_frames(name, {task: table})
+        losses = {"mood": {"kind": "correlation" if name == "number" else "ordinal"}}
+        settings = mtlib.experiment("smoke", tasks=["mood"], name=name, epochs=1, steps_per_epoch=2, losses=losses)
+        runs[name] = mtlib.fit(settings, corpus, tmp_path)
+        scores[name] = runs[name].scores["mood"]
+    for name in ("number", "class", "number"):
+        found = mtlib.RunStore(tmp_path).get(name)
+        assert found.experiment.losses == runs[name].experiment.losses
+        assert task_scores(found, Dev())["mood"] == pytest.approx(scores[name])
+    table = mtlib.RunStore(tmp_path).table()
+    assert (table["status"] == "complete").all() and len(table) == 2

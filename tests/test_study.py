@@ -51,7 +51,10 @@ def test_without_training_missing_runs_are_named_and_none_begun(study, tmp_path)
         MissingRunError, match=r"plain \(round-robin-seed-3-\w{8}, new\), no dropout \(round-robin-dropout"
     ):
         study.fit(wanted)
-    with pytest.raises(MissingRunError, match=r"not finished: 8 of 8: 0 .*, 5 \(\S+ new\) and 2 more; `make run`"):
+    with pytest.raises(
+        MissingRunError,
+        match=r"not finished: 8 of 8: 0 .*, 5 \(\S+ new\) and 2 more; `make run PRESET=smoke CORPUS=sample`",
+    ):
         study.fit({str(seed): study.experiment(seed=seed) for seed in range(8)})
     assert not list((tmp_path / "results").rglob("status.json"))
 

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+import mtlib
 from mtlib.cli import app
 from mtlib.cli.texts import from_arguments
 from mtlib.errors import ConfigurationError
@@ -46,6 +47,21 @@ def test_texts_and_pairs_are_answered_with_names_and_probabilities(run):
     assert list(found[["sentence1", "sentence2"]].itertuples(index=False, name=None)) == pairs
     assert set(found["label"]) <= {"different", "duplicate"}
     same(found, expected(run, "qqp", pairs))
+
+
+@pytest.mark.parametrize(
+    "command", [["predict", "{}", "--task", "sst", "red cat"], ["predict", "{}"], ["evaluate", "{}"]]
+)
+def test_a_pretraining_answers_nothing(command, corpus, tmp_path):
+    ranked = mtlib.fit(mtlib.pretraining("smoke", epochs=1, steps_per_epoch=2), corpus, tmp_path)
+    result = CliRunner().invoke(app, [part.format(ranked.path) for part in command])
+    assert result.exit_code == 66 and "trains the encoder alone, and its heads know nothing" in result.output
+
+
+@pytest.mark.parametrize("corpus", ["hub", "sample"])
+def test_a_preset_that_draws_phrases_is_refused_where_there_are_none(corpus):
+    result = CliRunner().invoke(app, ["pipeline", "plan", "--preset", "best-laptop", "--corpus", corpus])
+    assert result.exit_code == 64 and "expected CORPUS=FOLDER with ids-sst-phrases.csv" in result.output
 
 
 def test_a_carriage_return_within_a_text_ends_no_line(run):

@@ -354,6 +354,9 @@ def unless_a_line_is_like_a_row(path, task, **options):
     try:
         return read_file(path, task, empty="keep", **options).frame
     except DataError as error:
+        if "a line that ends as the header's does" in str(error):
+            assert "\r\n" in path.read_bytes().decode()
+            return None
         assert "a quote left open: it would swallow the row" in str(error)
         inside = [line for line in path.read_text().split("\n")[1:] if not re.match(r"\d+\tt\d+\t", line)]
         assert any(line.count("\t") == 3 for line in inside)

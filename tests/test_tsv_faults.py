@@ -123,3 +123,13 @@ def test_lines_that_end_in_cr_lf_below_a_header_that_does_not_leave_no_cr_in_an_
     path = tmp_path / "x.csv"
     path.write_bytes(b"sentence\tsentiment\tid\nfine\t3\ta\r\n")
     assert "an id without line ends" in faults(path)[0]
+
+
+@pytest.mark.parametrize("row", ["a\t3\tfine", '"a"\t3\tfine'])
+def test_lines_that_end_in_cr_lf_below_a_header_that_does_not_leave_no_cr_in_a_text(tmp_path, row):
+    path = tmp_path / "x.csv"
+    path.write_bytes(f"id\tsentiment\tsentence\nb\t1\tdull\n{row}\r\n".encode())
+    expected = "expected a line that ends as the header's does, in LF, found CR LF"
+    assert faults(path) == [f"x.csv:3, column 'sentence': {expected}"]
+    path.write_bytes(b"id\tsentence\tsentiment\nb\tdull\t1\r\n")
+    assert read_file(path, SST).frame["label"].tolist() == [1], "a label has no line end"

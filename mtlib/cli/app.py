@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from mtlib import __version__
+from mtlib.checking import shortened
 from mtlib.errors import ConfigurationError, MtlibError, StorageError
 from mtlib.extensions import import_inherited, import_modules
 from mtlib.workbook.processes import SCHEDULER, end_with
@@ -113,6 +114,8 @@ def main(
     """One encoder, many tasks."""
     import_inherited()
     if scheduler := os.environ.pop(SCHEDULER, None):
+        if not scheduler.isdecimal():
+            raise ConfigurationError(f"{SCHEDULER}: expected the number of a process, found {shortened(scheduler)}")
         end_with(int(scheduler), signal.SIGTERM)
     warnings.showwarning = lambda message, *_: typer.echo(f"warning: {message}", err=True)
 

@@ -131,11 +131,10 @@ def remove(
     results: ResultsOption = Path("results"),
 ) -> None:
     """Delete a run: its model, scores and predictions."""
-    import mtlib
     from mtlib.training import listing
 
     found = found_run(run, results, finished=False)
-    freed = listing.remove(mtlib.RunStore(found.path.parent.parent), found, force)
+    freed = listing.remove(found.store, found, force)
     typer.echo(f"{found.id}: removed, {freed / 1e6:.1f} MB freed")
 
 

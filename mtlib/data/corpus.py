@@ -7,7 +7,6 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -90,7 +89,9 @@ class Corpus(Mapping[str, Splits]):
         own = {task.name: task for task in self.only([task.name for task in tasks]).tasks}
         for task in tasks:
             if not task.means_alike(own[task.name]):
-                learnt, found = (f"{each.labels} ({each.kind})" for each in (task, own[task.name]))
+                of = {False: "texts", True: "pairs"}
+                both = [f"{each.labels} ({each.kind} of {of[each.is_pair]})" for each in (task, own[task.name])]
+                learnt, found = both
                 expected = f"expected the labels that the model learnt, {learnt}"
                 remedy = "name them as they were, or remove the run and train it again"
                 raise DataError(f"corpus {self.name}: {task.name}: {expected}; found {found}: {remedy}")
@@ -129,9 +130,20 @@ class Corpus(Mapping[str, Splits]):
         splits, name = {**self.splits, **other.splits}, f"{self.title} + {other.title}"
         return Corpus(name, (*self.tasks, *other.tasks), splits, self.notes + other.notes)
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of ids, texts and labels of all splits, in order; CRLF inside a text counts as LF."""
+        """SHA-256 (hex) of ids, texts and labels of all splits, in order; CRLF inside a text counts as LF.
+
+        Of tables that were not changed since it is what it was: they are compared with copies that share their memory.
+        """
+        tables = {(task.name, split): frame for task, split, frame in self.frames()}
+        copies, known = self.__dict__.get("_fingerprint", ({}, ""))
+        if list(copies) != list(tables) or not all(frame.equals(copies[key]) for key, frame in tables.items()):
+            copies, known = {key: frame.copy(deep=False) for key, frame in tables.items()}, self._content()
+            self.__dict__["_fingerprint"] = copies, known
+        return known
+
+    def _content(self) -> str:
         digest = hashlib.sha256()
         for task, split, frame in self.frames():
             for column in frame:

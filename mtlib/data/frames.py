@@ -9,7 +9,18 @@ import pandas as pd
 
 from mtlib.data.corpus import SPLITS, TEXTS, Corpus, Splits
 from mtlib.data.leakage import keys
-from mtlib.data.tsv import CONTROL, FORMULA, NUMBER, Fault, make_frame, parse_label, raise_faults, unfit_id
+from mtlib.data.tsv import (
+    CONTROL,
+    FORMULA,
+    NUMBER,
+    EmptyPolicy,
+    Fault,
+    listed_lines,
+    make_frame,
+    parse_label,
+    raise_faults,
+    unfit_id,
+)
 from mtlib.errors import ConfigurationError
 from mtlib.randomness import derive
 from mtlib.tasks import Kind, Task, learn
@@ -25,6 +36,9 @@ MOST_NO_NUMBERS = 0.1
 
 WHOLE = re.compile(r"([+-]?\d+)\.0*", re.ASCII)
 """A whole number as a column of floats has it."""
+
+SURROGATE = re.compile(r"[\ud800-\udfff]")
+"""What stands alone for a byte that was not UTF-8, and no file can hold."""
 
 SHARES = (0.8, 0.1, 0.1)
 """Of train, dev and test, where one table is split."""
@@ -49,13 +63,18 @@ def own_task(
     where at most a tenth of its labels are none: these are then the faults of their rows.
     names: the classes, in order; without them, the different labels in the order of the alphabet, or of their numbers.
     title, licence, citation: as of `Task`.
-    Raises ConfigurationError for columns that are not there and for labels that make no task.
+    Raises ConfigurationError for columns that are not there and for labels that make no task; DataError for labels that
+    are no UTF-8, by row.
     """
     columns = (text,) if isinstance(text, str) else tuple(text)
     if missing := [column for column in (*columns, label) if column not in table]:
         raise ConfigurationError(f"task {name}: no column {missing[0]!r}: there are {', '.join(map(str, table))}")
     if len({*columns, label}) <= len(columns):
         raise ConfigurationError(f"task {name}: expected different columns, found {', '.join((*columns, label))}")
+    places = enumerate(map(_word, table[label]), start=1)
+    raise_faults([Fault(name, row, label, "UTF-8", _shown(word)) for row, word in places if SURROGATE.search(word)])
+    if torn := [word for word in names if SURROGATE.search(word)]:
+        raise ConfigurationError(f"task {name}: names: expected UTF-8, found {_shown(torn[0])}")
     words, numbers = _labels(table[label])
     about: dict[str, Any] = {"title": title, "licence": licence, "citation": citation}
     if kind == "regression" or (kind is None and not names and _is_scale(table[label], numbers)):
@@ -104,11 +123,12 @@ def labelled_frame(
     notes: list[str],
     needs_label: bool = True,
     id_column: str = "id",
-    prefix: str = "",
+    numbers: Sequence[int] = (),
+    empty: EmptyPolicy = "error",
 ) -> pd.DataFrame:
-    """A table as a split: ids of that column, else `<prefix>-<number of the row>`; labels as the task counts them.
+    """A table as a split: ids of that column, else `<place>-<number of the row>`; labels as the task counts them.
 
-    place: how faults call it. prefix: of ids that are made; `place` unless given.
+    place: how faults call it. numbers: of the rows; from 1 unless given. empty: what a blank text is.
     Rows without a label are left out, and noted. What is wrong is added to `faults`, a row's index as its line.
     """
     needed = [*task.columns, *([task.label_column] if needs_label else [])]
@@ -119,18 +139,22 @@ def labelled_frame(
     has_label = task.label_column in table and (needs_label or any(words))  # a test file's column may be empty
     columns = ["id", *TEXTS[: len(task.columns)], *(["label"] if has_label else [])]
     rows: dict[str, list] = {column: [] for column in columns}
-    ids = _ids(table, id_column, prefix or place)
+    ids = _ids(table, id_column, place, numbers or range(1, len(table) + 1))
     seen: dict[str, Any] = {}
-    unlabelled, before = 0, len(faults)
+    unlabelled: list[int] = []
+    blank: list[int] = []
+    before = len(faults)
     texts = zip(*(table[column] for column in task.columns), strict=True)
     for line, name, row, word in zip(table.index, ids, texts, words or [""] * len(table), strict=True):
         if has_label and not word:
-            unlabelled += 1
+            unlabelled.append(line)
             continue
         values: dict[str, Any] = {"id": name, **dict(zip(TEXTS, row, strict=False))}
         for column, text in zip(task.columns, row, strict=True):
-            if not (isinstance(text, str) and text.strip()):
+            if not (isinstance(text, str) and (text.strip() or empty != "error")):
                 faults.append(Fault(place, line, column, "a text", repr(text)[:60]))
+            elif SURROGATE.search(text):
+                faults.append(Fault(place, line, column, "UTF-8", _shown(text)))
         if wrong := _wrong_id(name, line, seen):
             faults.append(Fault(place, line, "id", *wrong))
         if has_label:
@@ -139,20 +163,25 @@ def labelled_frame(
             except ValueError as error:
                 faults.append(Fault(place, line, task.label_column, str(error), repr(word)[:60]))
                 continue
+        if empty == "drop" and not all(str(text).strip() for text in row):
+            blank.append(line)
+            continue
         for column in columns:
             rows[column].append(values[column])
     if unlabelled:
-        notes.append(f"{place}: dropped {unlabelled} unlabelled row(s)")
+        notes.append(f"{place}: dropped {len(unlabelled)} unlabelled row(s), {listed_lines(unlabelled)}")
+    if blank:
+        notes.append(f"{place}: dropped {len(blank)} row(s) with an empty text, {listed_lines(blank)}")
     return make_frame(task, rows if len(faults) == before else {column: [] for column in columns})
 
 
-def _ids(table: pd.DataFrame, column: str, prefix: str) -> list[str]:
+def _ids(table: pd.DataFrame, column: str, prefix: str, numbers: Iterable[int]) -> list[str]:
     """The ids in that column, "" of what is missing; without the column made ones, which no spreadsheet computes."""
     if column in table:
         missing = table[column].isna()
         return ["" if none else str(value) for value, none in zip(table[column], missing, strict=True)]
     prefix = CONTROL.sub("-", prefix.replace(" ", "-")).lstrip("".join(FORMULA))
-    return [f"{prefix}-{n + 1}" for n in range(len(table))]
+    return [f"{prefix}-{number}" for number in numbers]
 
 
 def _wrong_id(name: str, line: Any, seen: dict[str, Any]) -> tuple[str, str] | None:
@@ -206,7 +235,8 @@ def _chosen(task: Task, frame: pd.DataFrame, seed: int, wanted: Mapping[str, flo
     strata = frame["label"].to_numpy()
     if task.kind == "regression":
         strata = np.minimum((strata - task.low) / (task.high - task.low) * 5, 4).astype(int)
-    stratum_of = dict(zip(by_text[::-1], strata[::-1], strict=True))  # of a text that occurs twice, its first label
+    by_stratum = sorted(zip(by_text, strata, strict=True), reverse=True)
+    stratum_of = dict(by_stratum)  # of a text that occurs twice, the smallest
     order = sorted(stratum_of, key=lambda text: derive(seed, f"splits/{task.name}/{text!r}"))
     part_of = dict.fromkeys(order, "train")
     for stratum in np.unique(strata):
@@ -248,7 +278,11 @@ def _is_scale(column: pd.Series, numbers: Sequence[float]) -> bool:
 
 
 def _sorting(word: str) -> tuple[float, str]:
-    return (float(word), "") if NUMBER.fullmatch(word) else (float("inf"), word)
+    return (float(word), word) if NUMBER.fullmatch(word) else (float("inf"), word)
+
+
+def _shown(text: str) -> str:
+    return ascii(text)[:60]
 
 
 def _some(words: Iterable[str]) -> str:

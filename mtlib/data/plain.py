@@ -2,14 +2,14 @@
 
 import csv
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 import pandas as pd
 
-from mtlib.data.tsv import Fault, raise_faults
+from mtlib.data.tsv import NUMBER, Fault, raise_faults
 from mtlib.errors import ConfigurationError, StorageError
 
 SEPARATORS = {"comma": ",", "tab": "\t", "semicolon": ";", "bar": "|"}
@@ -21,10 +21,14 @@ csv.field_size_limit(2**27)  # a text of the default 131,072 characters is no fa
 
 @dataclass(frozen=True)
 class Plain:
-    """A file's columns as text, the number of the line on which a row begins as its index; and its separator's name."""
+    """A file's columns as text, the number of the line on which a row begins as its index; and its separator's name.
+
+    numbers: of its rows in the file, from 1.
+    """
 
     frame: pd.DataFrame
     separator: str
+    numbers: list[int]
 
 
 def read_plain(path: Path | str, separator: str = "") -> Plain:
@@ -70,7 +74,7 @@ def parse_plain(content: bytes, place: str, separator: str = "") -> Plain:
         faults.append(Fault(place, None, None, "rows below the header", "none"))
     raise_faults(faults or list(_swallowed(text, SEPARATORS[found], dict(zip(lines, kept, strict=True)), place)))
     frame = pd.DataFrame(kept, columns=names, index=lines, dtype="str")
-    return Plain(frame[own], found)
+    return Plain(frame[own], found, list(range(1, len(frame) + 1)))
 
 
 def decoded(content: bytes, place: str) -> str:
@@ -105,21 +109,49 @@ def _separator(text: str) -> str:
 def _swallowed(text: str, separator: str, rows: Mapping[int, list[str]], place: str) -> Iterator[Fault]:
     """Faults of rows of several lines in which a line looks like a row of its own: a quote that was left open.
 
-    rows: by the number of the line on which they begin. A line looks so that has as many fields as they have, and the
-    first or the last of which is also the first or the last of a row of one line: a label, most often.
+    rows: by the number of the line on which they begin. A line looks so that has as many fields as they have, numbers
+    where rows of one line have them and nowhere else, and in one field the very word that such a row has there: a
+    label, most often. Where all lines have such fields, a number is enough where all rows have one: a score, or an id.
     """
     lines = list(io.StringIO(text, newline=""))
     ends = dict(zip(rows, [*list(rows)[1:], len(lines) + 1], strict=True))
     single = [fields for line, fields in rows.items() if ends[line] == line + 1]
-    firsts, lasts = ({fields[end] for fields in single} for end in (0, -1))
+    if not single or len(single) == len(rows):
+        return
+    words = [set(filter(None, column)) for column in zip(*single, strict=True)]
+    numbers = [{_is_number(word) for word in column} for column in words]
     for line, fields in rows.items():
-        for number in range(line, ends[line]) if ends[line] > line + 1 else ():
-            pieces = [piece.strip().strip('"') for piece in lines[number - 1].split(separator)]
-            starts, stops = number > line and pieces[0] in firsts, number < ends[line] - 1 and pieces[-1] in lasts
-            if len(pieces) == len(fields) and (starts or stops):
-                found = f"one that runs on, though line {number} looks like a row of its own"
-                yield Fault(place, line, None, "a quote that ends where its field does", found)
-                break
+        known, fit, numbered = [], ends[line] > line + 1, []
+        for number in range(line, ends[line]) if fit else ():
+            pieces = [_unquoted(piece) for piece in lines[number - 1].rstrip("\r\n").split(separator)]
+            if len(pieces) != len(fields):
+                fit = False
+                continue
+            first, last = 0 if number > line else len(fields) - 1, len(fields) if number < ends[line] - 1 else 1
+            inside = [column for column in range(first, last) if pieces[column]]  # of the quoted field
+            if not all(_is_number(pieces[column]) in (numbers[column] or {True, False}) for column in inside):
+                fit = False
+                continue
+            inside = [column for column in inside if not _is_cut(pieces, column, separator)]
+            known += [number for column in inside if pieces[column] in words[column]]
+            numbered += [number for column in inside if numbers[column] == {True}]
+        if looking := known or (numbered if fit else []):
+            found = f"one that runs on, though line {looking[0]} looks like a row of its own"
+            yield Fault(place, line, None, "a quote that ends where its field does", found)
+
+
+def _is_number(word: str) -> bool:
+    return bool(NUMBER.fullmatch(word)) and word == word.strip()
+
+
+def _unquoted(piece: str) -> str:
+    return piece[1:-1] if len(piece) > 1 and piece[0] == piece[-1] == '"' else piece
+
+
+def _is_cut(pieces: Sequence[str], column: int, separator: str) -> bool:
+    """Whether what stands before a comma and after it may be one number in a sentence, as in "it cost 1,000"."""
+    before = pieces[column - 1] if column and separator == "," else ""
+    return before[-1:].isdigit() and not _is_number(before) and pieces[column][:1].isdigit()
 
 
 def _records(text: str, separator: str, place: str, faults: list[Fault]) -> Iterator[tuple[int, list[str]]]:

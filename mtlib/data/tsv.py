@@ -146,9 +146,11 @@ class _Reader:
         """The good rows and what there is to say about the others."""
         notes = []
         if self.unlabelled:
-            notes.append(f"{self.file}: dropped {len(self.unlabelled)} unlabelled row(s), {_lines(self.unlabelled)}")
+            lines = listed_lines(self.unlabelled)
+            notes.append(f"{self.file}: dropped {len(self.unlabelled)} unlabelled row(s), {lines}")
         if self.blank and self.empty == "drop":
-            notes.append(f"{self.file}: dropped {len(self.blank)} row(s) with an empty text, {_lines(self.blank)}")
+            lines = listed_lines(self.blank)
+            notes.append(f"{self.file}: dropped {len(self.blank)} row(s) with an empty text, {lines}")
         texts = zip(*(self.rows[name] for name in self.texts), strict=True)
         damaged = sum(any("\ufffd" in text for text in row) for row in texts)
         remarks = [f"{self.file}: {damaged} row(s) hold U+FFFD, a character lost before this file"] if damaged else []
@@ -212,7 +214,8 @@ class _Reader:
         position = 1
         while position < len(lines):
             if '"' not in lines[position]:
-                yield position + 1, lines[position].split("\t")
+                if not self.has_other_end(position + 1, lines[position], header):
+                    yield position + 1, lines[position].split("\t")
                 position += 1
                 continue
             try:
@@ -220,11 +223,19 @@ class _Reader:
                 swallowed = [i for i in range(position + 1, stop) if self.looks_like_a_row(lines[i], header)]
                 if swallowed:
                     raise _QuoteError(f"a quote left open: it would swallow the row on line {swallowed[0] + 1}")
-                yield position + 1, fields
+                if not self.has_other_end(position + 1, lines[stop - 1], header):
+                    yield position + 1, fields
                 position = stop
             except _QuoteError as error:
                 self.fault(position + 1, None, "a field in quotes with its own quotes doubled", str(error))
                 position += 1
+
+    def has_other_end(self, number: int, line: str, header: list[str]) -> bool:
+        """Whether a row's last line has a CR, which the header's has not, in a text: a fault."""
+        ends = line.endswith("\r") and line != "\r" and header[-1] in self.task.columns
+        if ends:
+            self.fault(number, header[-1], "a line that ends as the header's does, in LF", "CR LF")
+        return ends
 
     def looks_like_a_row(self, line: str, header: list[str]) -> bool:
         """Whether a line inside quotes has the fields of a row of its own: numbered index, id, label."""
@@ -303,6 +314,7 @@ def _shown(text: str) -> str:
     return repr(text if len(text) <= 40 else text[:40] + "…")
 
 
-def _lines(numbers: list[int]) -> str:
+def listed_lines(numbers: Sequence[int]) -> str:
+    """ "line 3", or "lines 3, 7, ... and 5 more"."""
     more = f" and {len(numbers) - SHOWN} more" if len(numbers) > SHOWN else ""
     return ("line " if len(numbers) == 1 else "lines ") + ", ".join(map(str, numbers[:SHOWN])) + more

@@ -64,12 +64,13 @@ def drawn(runs: Mapping[str, Run], sizes: Mapping[str, int]) -> pd.DataFrame:
     """One row a run and task: batches drawn (`draws`) and expected, and passes over the task's training examples."""
     rows = []
     for name, run in runs.items():
-        steps, batch, table = run.experiment.steps_per_epoch, run.experiment.batch_size, draws(run, sizes)
+        experiment, table = cast(Experiment, run.experiment), draws(run, sizes)
+        steps, batch = experiment.steps_per_epoch, experiment.batch_size
         by_task = table.groupby("task")[["batches", "probability"]].sum()
-        for task in in_order(run.experiment.task_names):
+        for task in in_order(experiment.task_names):
             batches, probability = by_task["batches"][task], by_task["probability"][task]
             # single steps end a pass with a smaller batch; joint ones go on into the next
-            each = sizes[task] / batch if run.experiment.step == "joint" else -(-sizes[task] // batch)
+            each = sizes[task] / batch if experiment.step == "joint" else -(-sizes[task] // batch)
             counts = {"batches": batches, "expected": float(steps * probability), "passes": batches / each}
             rows.append({"run": name, "task": task} | counts)
     return pd.DataFrame(rows)

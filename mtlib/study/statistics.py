@@ -276,10 +276,7 @@ def _seed_draws(runs: int, draws: int, seed: int, name: str) -> np.ndarray:
 
 
 def _lone_draws(groups: Sequence[pd.Series], draws: int, seed: int) -> np.ndarray:
-    """Normal draws [draws] of what another seed would change of a single run that stands against several; else 0.
-
-    Its deviation is that of the several: with theirs and `welch_freedom` that is the t-interval of equal variances.
-    """
+    """Draws [draws] of what another seed would change of one run beside several, by their deviation; of others 0."""
     several = max(groups, key=len)
     if len(several) == 1 or min(map(len, groups)) > 1:
         return np.zeros(draws)

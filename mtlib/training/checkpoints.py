@@ -76,6 +76,12 @@ class CheckpointStore:
             raise ConfigurationError(f"checkpoints to keep: expected at least 1, found {keep}")
         self.folder, self.keep = Path(folder), keep
 
+    @property
+    def empty(self) -> bool:
+        """Whether no checkpoint is there, sound or damaged; nothing is renamed."""
+        with storage("read", self.folder):
+            return not self._stored()
+
     def save(self, step: int, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> Path:
         """Store a checkpoint, then remove all but the newest `keep`; returns its folder.
 

@@ -22,7 +22,7 @@ from mtlib.training.trainable import require_trainable
 def fit(
     experiment: Optimisation,
     corpus: Corpus,
-    results: Path | str = "results",
+    results: Path | str | RunStore = "results",
     *,
     progress: str = "auto",
     minutes: float = 10.0,
@@ -35,7 +35,8 @@ def fit(
     progress: "auto", "bar", "lines" or "none". minutes: a checkpoint at least this often, beside those at
     the ends of epochs (of short epochs some are left out, so that saving stays under 2 % of the time).
     The bits are promised for the same versions, kind of device, precision and number of threads; elsewhere continuing
-    raises CheckpointError with the difference, unless `allow_inexact`, which the run records.
+    raises CheckpointError with the difference, unless `allow_inexact`, which the run records. Processes of one launch
+    that would not train the same thing on the same corpus all raise CheckpointError.
     Raises ConfigurationError for an unknown tracker, DataError for a corpus that cannot be trained on
     (`require_trainable`), DivergenceError for a loss, gradient or weight that is not finite, LockedError while another
     process trains the same run, and SystemExit(143 or 130) after SIGTERM or SIGINT, once the step is finished and
@@ -43,7 +44,8 @@ def fit(
     """
     tracker_asked_for()
     require_trainable(corpus, experiment.task_names, getattr(experiment, "dev_limit", None))
-    start = Start(experiment, corpus, RunStore(results))
+    store = results if isinstance(results, RunStore) else RunStore(results)
+    start = Start(experiment, corpus, store)
     run = start.run()
     if run.complete:
         run.forget_checkpoints()
@@ -54,9 +56,10 @@ def fit(
         return run
     options: dict[str, Any] = {"progress": progress, "minutes": minutes, "allow_inexact": allow_inexact}
     for parent in experiment.parents:
-        fit(parent, corpus, results, **options)
+        fit(parent, corpus, store, **options)
     training = Ranking if isinstance(experiment, Pretraining) else Training
     ranks = Ranks()
+    ranks.agree(f"{experiment.label}: SHA-256 of what is trained", start.identity)
     run = start.begin() if ranks.first else run
     with run.lock() if ranks.first else nullcontext():
         if not ranks.any(run.complete):
@@ -71,11 +74,13 @@ def resume(run: Run, source: str | Path | None = None, **options: Any) -> Run:
     """Continue `run` from its newest checkpoint, with the settings it stored, or return it if it is finished.
 
     source: where its corpus is, if it has moved. options: those of `fit`.
-    Raises CheckpointError where corpus or start weights are not those the run began with, ConfigurationError without a
-    needed source, and what `fit` raises.
+    Raises CheckpointError where corpus or start weights are not those the run began with and for a copy of a run,
+    ConfigurationError without a needed source, and what `fit` raises.
     """
     start = start_of(run, source)
-    return fit(start.experiment, start.given, run.path.parent.parent, **options)
+    if (place := start.run().path).resolve() != run.path.resolve():
+        raise CheckpointError(f"{run.path}: its folder was renamed or copied: expected it at {place}")
+    return fit(start.experiment, start.given, run.store, **options)
 
 
 def start_of(run: Run, source: str | Path | Corpus | None = None) -> Start:
@@ -94,16 +99,16 @@ def start_of(run: Run, source: str | Path | Corpus | None = None) -> Start:
             f"{run.path}: the corpus changed since the run began: expected SHA-256 {run.corpus['fingerprint']}, "
             f"found {found} in {corpus.name}"
         )
-    start = Start(run.experiment, corpus, RunStore(run.path.parent.parent))
-    if start.run().path.resolve() != run.path.resolve():
-        raise CheckpointError(f"{run.path}: its start weights changed since it began, or its folder was renamed")
+    start = Start(run.experiment, corpus, run.store)
+    if start.identity != run.identity:
+        raise CheckpointError(f"{run.path}: its start weights or its config.json changed since it began")
     return start
 
 
 def corpus_of(run: Run, source: str | Path | Corpus | None = None, tasks: Sequence[str] | None = None) -> Corpus:
     """The corpus that the run was trained on: generated, downloaded or read from its folder again; or `source`.
 
-    tasks: those that are read; by default the run's own.
+    tasks: those that are read; by default the run's own. Classes may be rare in it, for a run may have been allowed it.
     Raises ConfigurationError where it was built in Python and no source is given. The caller has to check that its
     content is the same: compare `corpus.fingerprint` with `run.corpus["fingerprint"]`.
     """
@@ -114,7 +119,7 @@ def corpus_of(run: Run, source: str | Path | Corpus | None = None, tasks: Sequen
     own = about.get("source") if about.get("kind", "own") == "own" else about["kind"]
     if not (source or own):
         raise ConfigurationError(f"{run.path}: trained on {about['name']!r}, built in Python: expected its files")
-    return load_corpus(source or str(own), tasks)
+    return load_corpus(source or str(own), tasks, allow_rare=True)
 
 
 def _write_card(run: Run) -> None:

@@ -41,7 +41,7 @@ from mtlib.training.optimization import (
 from mtlib.training.progress import Progress, log_epoch
 from mtlib.training.runs import Run
 from mtlib.training.signals import Interruption
-from mtlib.training.start import NO_EPOCH, Start, continued, still_stored
+from mtlib.training.start import NO_EPOCH, Start, recorded, still_stored
 from mtlib.training.steps import backward, losses_again
 
 SHARE = 0.02
@@ -87,9 +87,9 @@ class Training:
         """Build everything, continue from a checkpoint where there is one, and only then write what the run is."""
         here = environment(self.device.device, self.device.precision, self.ranks.size)
         with self.ranks.in_turn():
+            here = recorded(self.run, here, self.inexact)
             self.run.sweep()
             checkpoint = self.run.checkpoints.latest()
-            here = here if checkpoint is None else continued(self.run, here, self.inexact)
         self.build()
         self.restore(checkpoint)
         if self.ranks.size > 1:

@@ -15,8 +15,9 @@ from typing import cast
 import pandas as pd
 import torch
 
+from mtlib.checking import shortened
 from mtlib.data.corpus import Corpus
-from mtlib.errors import ConfigurationError
+from mtlib.errors import CheckpointError, ConfigurationError
 from mtlib.experiments import Pretraining
 from mtlib.model import MultitaskModel
 from mtlib.objectives.penalty import Penalty, Step
@@ -30,6 +31,8 @@ from mtlib.training.pretraining import Ranking
 from mtlib.training.runs import Run
 from mtlib.training.start import continued
 from mtlib.training.steps import backward
+
+MOST_THREADS = 2**15
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ def at(run: Run, step: int, source: str | Path | Corpus | None = None, *, allow_
     start = start_of(run, source)
     if not 1 <= step <= start.experiment.steps:
         raise ConfigurationError(f"{run.id}: expected a step from 1 to {start.experiment.steps}, found {step}")
-    with _threads(run.read("environment.json").get("threads")):
+    with _threads(_threads_of(run)):
         kind = Ranking if isinstance(start.experiment, Pretraining) else Training
         training = kind(start, Reader(run.path), "none", 0, allow_inexact, Ranks())
         continued(run, environment(training.device.device, training.device.precision), allow_inexact)
@@ -76,11 +79,20 @@ def at(run: Run, step: int, source: str | Path | Corpus | None = None, *, allow_
         return _inspected(training, step)
 
 
+def _threads_of(run: Run) -> int:
+    """How many threads the run was computed with; where it does not say, as many as here."""
+    number = run.read("environment.json").get("threads", torch.get_num_threads())
+    if type(number) is not int or not 0 < number <= MOST_THREADS:
+        expected = f"expected a number of threads, at most {MOST_THREADS}"
+        raise CheckpointError(f"{run.path / 'environment.json'}: {expected}, found {shortened(number)}")
+    return number
+
+
 @contextmanager
-def _threads(number: int | None) -> Iterator[None]:
+def _threads(number: int) -> Iterator[None]:
     """Compute with as many threads as the run did, for its bits depend on them."""
     before = torch.get_num_threads()
-    torch.set_num_threads(number or before)
+    torch.set_num_threads(number)
     try:
         yield
     finally:

@@ -16,7 +16,7 @@ from mtlib.checking import shortened
 from mtlib.data.cached import file_sha256
 from mtlib.errors import CheckpointError, ConfigurationError, StorageError
 from mtlib.experiments import FORMAT, Optimisation, read_experiment
-from mtlib.tasks import TASKS, Task, learn
+from mtlib.tasks import Task, learn, meant
 from mtlib.training.checkpoints import CheckpointStore
 from mtlib.training.files import (
     LONGEST_ID,
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 CARD = "model/README.md"
 STATUSES = ("running", "interrupted", "failed", "complete")
-STORED_TASKS = TypeAdapter(tuple[Task, ...])
+STORED_TASKS = TypeAdapter(list[Task])
 
 
 class Run(SealedFiles):
@@ -85,6 +85,13 @@ class Run(SealedFiles):
             raise CheckpointError(f"{self.path}: {expected}, found {found}")
 
     @property
+    def store(self) -> "RunStore":
+        """The store that it lies in, whatever that folder is called."""
+        store = RunStore()
+        store.folder = self.path.parent
+        return store
+
+    @property
     def complete(self) -> bool:
         """Whether the run has finished."""
         return self.status == "complete"
@@ -103,17 +110,15 @@ class Run(SealedFiles):
         """
         if (version := self.read("config.json").get("format", 1)) != FORMAT:
             raise CheckpointError(f"{self.path / 'config.json'}: expected format {FORMAT}, found {version!r}")
-        self._learn_tasks()
-        return read_experiment(self.entry("config.json", "experiment"), str(self.path / "config.json"))
+        with meant(self._tasks()):
+            return read_experiment(self.entry("config.json", "experiment"), str(self.path / "config.json"))
 
-    def _learn_tasks(self) -> None:
+    def _tasks(self) -> list[Task]:
+        """The tasks as they were when it was trained."""
         try:
-            tasks = STORED_TASKS.validate_python(self.read("config.json").get("tasks", []))
+            return STORED_TASKS.validate_python(self.read("config.json").get("tasks", []))
         except (ValidationError, ConfigurationError) as error:
             raise CheckpointError(f"{self.path / 'config.json'}: tasks: {error}") from error
-        for task in tasks:
-            if task.name not in TASKS:
-                learn(task)
 
     @property
     def corpus(self) -> dict[str, str]:
@@ -121,8 +126,9 @@ class Run(SealedFiles):
         about = self.entry("config.json", "corpus", dict)
         if wrong := [key for key in ("name", "title", "fingerprint") if not isinstance(about.get(key), str)]:
             raise CheckpointError(f"{self.path / 'config.json'}: corpus: expected a text for {wrong[0]!r}")
-        if not isinstance(about.get("tasks", []), list):
-            raise CheckpointError(f"{self.path / 'config.json'}: corpus: expected a list of tasks")
+        tasks = about.get("tasks", [])
+        if not isinstance(tasks, list) or not all(isinstance(task, str) for task in tasks):
+            raise CheckpointError(f"{self.path / 'config.json'}: corpus: expected a list of tasks' names")
         return about
 
     @property
@@ -163,8 +169,10 @@ class Run(SealedFiles):
         """Stored predictions: id, label where known, prediction, and p0, p1, ... for classes.
 
         split: "dev" or "test", of the chosen model. A run with a teacher also has the dev predictions after the last
-        epoch, of the student as "last" and of the teacher as "teacher".
+        epoch, of the student as "last" and of the teacher as "teacher". From then on the task is scored as this run's.
         """
+        for own in [each for each in self._tasks() if each.name == task]:
+            learn(own)
         name = f"predictions/{split}-{task}.csv"
         if not (self.path / name).is_file():
             raise CheckpointError(f"{self.path / name}: this run has no such predictions")
@@ -259,15 +267,18 @@ class RunStore:
         self.folder = Path(results) / "runs"
 
     def open(self, name: str, identity: str) -> Run:
-        """The run of this identity, whatever its name, or the place for a new one called `name`."""
+        """The run of this identity, first the one called `name`, then any; or the place for a new one of that name."""
+        own = f"{name}-{identity[:8]}"
         with storage("read", self.folder):
-            folders = sorted(self.folder.glob(f"[!.]*-{identity[:8]}"))
-        for path in folders:
-            run = Run(inside(self.folder, path))
-            if (path / "config.json").is_file() and run.identity != identity:
-                raise CheckpointError(f"{path}: holds another run with the same first 8 digits; move it away")
-            return run
-        return Run(self.folder / f"{safe_name(name)}-{identity[:8]}")
+            folders = sorted(self.folder.glob(f"[!.]*-{identity[:8]}"), key=lambda path: (path.name != own, path))
+        run = self._run(folders[0]) if folders else Run(self.folder / f"{safe_name(name)}-{identity[:8]}")
+        if (run.path / "config.json").is_file() and run.identity != identity:
+            raise CheckpointError(f"{run.path}: holds another run with the same first 8 digits; move it away")
+        return run
+
+    def _run(self, path: Path) -> Run:
+        """The run in a folder of the store, a link followed. Raises CheckpointError for a link out of the store."""
+        return Run(inside(self.folder, path) if path.is_symlink() else path.absolute())
 
     def find(self, reference: str) -> Run:
         """The run with this id, name, or first digits of its hash, finished or not.
@@ -306,7 +317,7 @@ class RunStore:
                 real = inside(self.folder, path)
                 if real in runs:
                     raise CheckpointError(f"{path}: expected a run's own folder, found a link to {real}")
-                runs[real] = Run(real)
+                runs[real] = self._run(path)
             except CheckpointError as error:
                 warnings.warn(f"left out: {error}", stacklevel=2)
         return sorted(runs.values(), key=lambda run: run.id)

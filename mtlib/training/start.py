@@ -133,6 +133,15 @@ def find(experiment: Optimisation, corpus: Corpus, results: Path | str = "result
     return Start(experiment, corpus, RunStore(results)).run()
 
 
+def recorded(run: Run, here: dict[str, object], inexact: bool) -> dict[str, object]:
+    """What environment.json records of a run in the environment `here`: begun in it, or `continued`.
+
+    It is asked before anything of the run is touched, so that one that may not continue stays as it is to the byte.
+    """
+    begun = (run.path / "config.json").is_file() and not run.checkpoints.empty
+    return continued(run, here, inexact) if begun else here
+
+
 def continued(run: Run, here: dict[str, object], inexact: bool) -> dict[str, object]:
     """What environment.json records of a run that continues in the environment `here`.
 

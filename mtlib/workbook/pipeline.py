@@ -16,6 +16,7 @@ import psutil
 from mtlib.checking import nearest
 from mtlib.data.corpus import TITLES, load_corpus
 from mtlib.errors import ConfigurationError, LockedError
+from mtlib.identity import sha256
 from mtlib.training.files import RunLock, is_gone, lives, make_folder, storage, sweep, write_json
 from mtlib.training.progress import say, tracker_asked_for
 from mtlib.workbook.gallery import open_on_results
@@ -52,10 +53,23 @@ def prepare(goal: str, plan: Plan, results: str | Path, figures: str | Path, aga
     if goal == "resume":
         for line in tidy(results):
             print(line, flush=True)
-    generated = plan.corpus in TITLES
-    content = fingerprint("data") if generated else load_corpus(plan.corpus, plan.basis.tasks).fingerprint
     path = Path(results) / "plans" / f"{plan.name}{'.dry' if goal == 'plan' else ''}.json"
-    return plan.write(path, figures, content, results=str(results), code=fingerprint(), again=again)
+    return plan.write(path, figures, content(plan), results=str(results), code=fingerprint(), again=again)
+
+
+def content(plan: Plan) -> str:
+    """Fingerprint of what a plan's runs are trained on: corpus, phrases where one draws them, encoders in folders."""
+    from mtlib.data.phrases import with_phrases
+    from mtlib.encoders import find_encoder
+
+    experiments = list(plan.experiments.values())
+    folders = sorted({each.encoder for each in experiments if os.path.isdir(each.encoder)})
+    found = [find_encoder(folder).fingerprint for folder in folders]
+    if plan.corpus in TITLES:
+        return sha256([fingerprint("data"), *found])
+    corpus = load_corpus(plan.corpus, plan.basis.tasks)
+    drawn = any(getattr(each, "phrases", 0) for each in experiments)
+    return sha256([(with_phrases(corpus) if drawn else corpus).fingerprint, *found])
 
 
 def _expect_no_patterns(**places: str | Path) -> None:

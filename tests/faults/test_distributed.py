@@ -11,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import run_helpers
 import safetensors.torch
 import torch
 from accelerate import PartialState
+from conftest import made_up_corpus
 from run_helpers import PRETRAINING, SMART_AND_TEACHER, Tiny, after_step, tiny
 
 import mtlib
@@ -250,6 +252,19 @@ def test_processes_that_find_different_checkpoints_are_refused(tmp_path):
 
     assert both(uneven(), tmp_path, second=older) == [66, 66]
     assert "step and SHA-256 to begin with: expected the same in every process" in (tmp_path / "error0").read_text()
+
+
+def test_processes_that_would_train_on_different_corpora_are_refused_before_the_first_step(tmp_path):
+    def flipped(patch):
+        corpus = made_up_corpus(rows=24)
+        corpus["sst"].train.loc[:, "label"] = 4 - corpus["sst"].train["label"]
+        patch.setattr(run_helpers, "CORPUS", corpus)
+
+    assert both(uneven(), tmp_path, second=flipped) == [66, 66]
+    for rank in range(2):
+        message = (tmp_path / f"error{rank}").read_text()
+        assert message.startswith("tiny: SHA-256 of what is trained: expected the same in every process")
+    assert not RunStore(tmp_path).all()
 
 
 def test_a_divergence_ends_both_processes_with_70(tmp_path):

@@ -197,6 +197,17 @@ def test_another_environment_is_refused_and_threads_are_the_run_s(run, corpus, t
         run.write_json("environment.json", about)
 
 
+@pytest.mark.parametrize("threads", ["two", -1, 0, True, [1], None, 2.0, 10**30])
+def test_a_number_of_threads_that_is_none_is_refused(run, corpus, threads):
+    about = run.read("environment.json")
+    try:
+        run.write_json("environment.json", about | {"threads": threads})
+        with pytest.raises(CheckpointError, match="environment.json: expected a number of threads, at most"):
+            run.at(1, corpus)
+    finally:
+        run.write_json("environment.json", about)
+
+
 def test_the_command_prints_the_step_and_takes_the_run_s_own_corpus(tmp_path):
     corpus = write_corpus(tmp_path / "corpus")
     settings = mtlib.experiment("smoke", penalties=[mtlib.Smart(weight=1.0)], **SHARED)

@@ -195,6 +195,16 @@ def test_a_refused_continuation_leaves_every_byte_of_a_run(tmp_path):
     assert run.read("status.json")["step"] == 2
 
 
+def test_a_refused_continuation_sets_no_damaged_checkpoint_aside_and_sweeps_nothing(tmp_path):
+    experiment, run = begun(tmp_path)
+    edit(run.path / "environment.json", lambda here: here.update(threads=99))
+    (max((run.path / "checkpoints").glob("step-*")) / "state.json").write_bytes(b"{}")
+    (run.path / ".tmp-999999999-half").touch()
+    refused(experiment, tmp_path, "threads was 99, is 1")
+    with pytest.warns(UserWarning, match="damaged checkpoint set aside"):
+        assert mtlib.fit(experiment.settings, CORPUS, tmp_path, progress="none", allow_inexact=True).complete
+
+
 def test_a_continuation_without_the_weights_it_started_from_leaves_every_byte(tmp_path):
     parent = tiny(PRETRAINING, name="parent")
     experiment = tiny(SMART_BALL, start_from=parent.settings)
