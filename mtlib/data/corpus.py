@@ -90,8 +90,7 @@ class Corpus(Mapping[str, Splits]):
         for task in tasks:
             if not task.means_alike(own[task.name]):
                 of = {False: "texts", True: "pairs"}
-                both = [f"{each.labels} ({each.kind} of {of[each.is_pair]})" for each in (task, own[task.name])]
-                learnt, found = both
+                learnt, found = (f"{it.labels} ({it.kind} of {of[it.is_pair]})" for it in (task, own[task.name]))
                 expected = f"expected the labels that the model learnt, {learnt}"
                 remedy = "name them as they were, or remove the run and train it again"
                 raise DataError(f"corpus {self.name}: {task.name}: {expected}; found {found}: {remedy}")
