@@ -301,13 +301,14 @@ class Pretraining(Optimisation):
     task: a classification task of single sentences. batch_size: pairs a step; up to the number of classes they are
     all of different classes. scale: C, the factor on the cosines.
     false_negatives: "mask" takes a row's own class out of its negatives; with repeated classes it is needed.
-    The other fields are those of `Optimisation`.
+    head_dropout: 0, for no head is trained. The other fields are those of `Optimisation`.
     """
 
     batch_size: Annotated[int, Field(ge=2, le=10**6)] = 5
     task: str = "sst"
     scale: Positive = 20.0
     false_negatives: Literal["keep", "mask"] = "keep"
+    head_dropout: Annotated[float, Field(ge=0, le=0)] = 0.0
 
     @field_validator("task")
     @classmethod

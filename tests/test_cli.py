@@ -58,6 +58,12 @@ def trained(corpus, tmp_path_factory):
     return results
 
 
+def test_runs_are_found_by_the_folder_of_their_corpus(corpus, trained):
+    for value, lines in ((corpus, 2), (corpus.name, 2), (f"folder {corpus.name}", 2), ("sample", 1)):
+        said = invoke("runs", "--results", trained, "--where", f"corpus={value}")
+        assert len(said.splitlines()) == lines and ("small" in said) == (lines == 2)
+
+
 def test_data_check_counts_and_names_every_fault(corpus, tmp_path):
     output = invoke("data", "check", corpus, "--encoder", "tiny")
     assert "tokens" in output
@@ -223,6 +229,13 @@ def test_train_reads_the_tasks_of_what_an_experiment_starts_from_and_learns_from
     (tmp_path / "child.json").write_text(json.dumps(child.model_dump(mode="json")))
     output = invoke("train", tmp_path / "child.json", "--corpus", corpus, "--results", tmp_path)
     assert find(child, mtlib.load_corpus(corpus), tmp_path).id in output
+    knows, ranked = (find(each, mtlib.load_corpus(corpus), tmp_path) for each in (teacher, ranking))
+    changes = [f"teachers={knows.id}, {knows.path}", f"start_from={ranked.id}", "tasks=[qqp]"]
+    told = changed("smoke", changes, tmp_path)
+    assert told.teachers == (teacher, teacher) and told.start_from == ranking
+    assert changed("smoke", [f"teachers={knows.id}"], tmp_path).label == "round-robin-taught-by-1-0.5"
+    message = invoke("export", ranked.path, "--compare", "--corpus", corpus, code=66)
+    assert "a pretraining trains the encoder alone, and its heads know nothing" in message
 
 
 @pytest.mark.parametrize("content", ["", "[1]", "{", '{"epochs": 0}', '{"epoch": 1}', "[" * 50_000, "\x00", "9" * 9000])

@@ -176,6 +176,8 @@ def test_a_head_dropout_that_nothing_draws_is_refused(weight):
     assert mtlib.experiment("smoke", penalties=[Smart(weight=weight)], head_dropout=0.0).dropout == "off"
     with pytest.raises(ConfigurationError, match="head_dropout: 0.9 changes nothing beside penalties whose dropout"):
         mtlib.experiment("smoke", penalties=[Smart(weight=weight)], head_dropout=0.9)
+    with pytest.raises(ConfigurationError, match="head_dropout: .*, found 0.9"):
+        mtlib.pretraining("smoke", head_dropout=0.9)
 
 
 def test_identity_changes_with_every_field_but_the_names_of_things():

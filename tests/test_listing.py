@@ -40,6 +40,8 @@ def test_runs_are_filtered_by_settings_and_columns_and_sorted_best_first(results
     for key, value in (("smart.weight", "5"), ("penalties", "smart"), ("penalties", "Smart")):
         assert names(results, where=[(key, value)]) == ["x" * 100]
     assert names(results, where=[("learning_rate", "1e-3"), ("seed", "3")]) == ["x" * 100]
+    for key, value in (("corpus", "Made up"), ("corpus", "own"), ("encoder", "tiny")):
+        assert len(store.table(where=[(key, value)])) == 3, value
     assert len(store.table(where=[("status", "complete")])) == 3 and not len(store.table(where=[("seed", "7")]))
     means = store.table("mean")["mean"]
     assert means[:2].tolist() == sorted(means[:2], reverse=True) and means[2:].isna().all()

@@ -529,6 +529,19 @@ def test_numbers_among_many_words_are_classes():
     assert own_task("version", pd.DataFrame({"a": "x", "b": labels}), "a", "b").classes == 4
 
 
+@pytest.mark.parametrize("labels", [["3,5", "1,0"], ["4", "3,5", "+1,25"], ["1,000", "2,500,000"], ["-0,5", "12"]])
+def test_numbers_with_commas_are_classes_only_where_that_is_said(labels):
+    table = pd.DataFrame({"a": "x", "b": labels * 20})
+    with pytest.raises(
+        ConfigurationError, match="numbers with a comma in 'b', such as .*,.*: expected a decimal point"
+    ):
+        own_task("price", table, "a", "b")
+    for settings in ({"kind": "classification"}, {"names": labels}):
+        assert own_task("price", table, "a", "b", **settings).classes == len(labels)
+    words = table.assign(b=table["b"].replace(labels[0], "a,b"))
+    assert own_task("price", words, "a", "b").classes == len(labels), "not numbers alone"
+
+
 def test_pairs_with_a_score_are_a_regression(folder):
     frame = pd.DataFrame({"question1": [f"a {n}" for n in range(50)], "question2": "b", "score": np.linspace(1, 5, 50)})
     frame.to_csv("pairs.csv", index=False, sep="\t")

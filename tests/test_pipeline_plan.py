@@ -98,7 +98,7 @@ NEEDS = {
 @pytest.mark.parametrize("kind", [Experiment, Pretraining])
 def test_every_field_of_an_experiment_is_part_of_its_digest(kind):
     plain = kind(encoder="tiny", **({"batch_size": 5} if kind is Pretraining else {}))
-    for field in set(kind.model_fields) - {"name", "task"}:
+    for field in set(kind.model_fields) - {"name", "task", *(["head_dropout"] if kind is Pretraining else [])}:
         start = {} if field in ("encoder", "encoder_revision") else {"encoder": "tiny"}
         without = plain.but(**NEEDS[field]) if field in NEEDS else plain
         assert kind.model_validate({**start, **NEEDS.get(field, {}), field: OTHER[field]}).digest != without.digest

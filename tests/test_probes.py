@@ -1,5 +1,6 @@
 """What is measured on a model: penalty by radius, what the published modes amount to, ranking loss, linear probe."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
@@ -144,11 +145,15 @@ def test_penalties_are_drawn_by_task(model, batches):
 
 @pytest.mark.parametrize("size", [5, 7, 20])
 @pytest.mark.parametrize("policy", ["keep", "mask"])
-def test_chance_is_the_loss_of_equal_vectors(size, policy):
-    labels = torch.arange(size) % 5
+@pytest.mark.parametrize("classes", [5, 3])
+def test_chance_is_the_loss_of_equal_vectors(corpus, size, policy, classes):
+    dev = corpus["sst"].dev
+    splits = dataclasses.replace(corpus["sst"], dev=dev[dev["label"] < classes])
+    held = dataclasses.replace(corpus, splits=dict(corpus.splits) | {"sst": splits})
+    labels = torch.arange(size) % classes
     vectors = torch.ones(size, 3, dtype=torch.float64)
     expected = multiple_negatives_ranking_loss(vectors, vectors, labels=labels, false_negatives=policy).item()
-    found = probes.chance_loss(mtlib.pretraining("smoke", batch_size=size, false_negatives=policy))
+    found = probes.chance_loss(mtlib.pretraining("smoke", batch_size=size, false_negatives=policy), held)
     assert found == pytest.approx(expected, abs=1e-12)
 
 

@@ -54,3 +54,6 @@ def test_the_command_writes_the_leaders_of_a_finished_study_and_trains_nothing(t
         for task, called in {"sst": "sst", "qqp": "para", "sts": "sts"}.items():
             path = tmp_path / "out" / f"mine-sample-{name}-{called}-test-output.csv"
             assert path.read_text() == submission(system.predictions("test", task), task)
+    monkeypatch.setenv("MTLIB_RESULTS", "elsewhere")
+    assert CliRunner().invoke(app, command).exit_code == 66
+    assert CliRunner().invoke(app, [*command, "--results", str(study.results)]).exit_code == 0

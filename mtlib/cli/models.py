@@ -103,7 +103,7 @@ def export(
     """Write a finished run's model for use without mtlib, or compare the forms that it can be used in."""
     if sum([task is not None, onnx or int8, compare]) != 1:
         raise ConfigurationError("expected --task TASK, --onnx (with --int8), or --compare, one of the three")
-    found = found_run(run, results)
+    found = _answering(run, results) if compare else found_run(run, results)
     if compare:
         return typer.echo(compared(found, corpus))
     model = calibrated_where_it_can_be(found)

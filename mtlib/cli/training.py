@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mtlib.experiments import Experiment, Optimisation
     from mtlib.presets import Preset
 
-SAID = ("name", "seed", "sampler", "penalties", "start_from", "weight", "mode", "radius", "direction")
+SAID = ("name", "seed", "sampler", "penalties", "start_from", "teachers", "weight", "mode", "radius", "direction")
 """Fields, of penalties too, that the name of a run tells by itself."""
 
 
@@ -85,7 +85,7 @@ def read_file(path: Path) -> "Optimisation":
 def changed(preset: "str | Preset", changes: list[str] | None, results: Path) -> "Experiment":
     """A preset's experiment with `--set KEY=VALUE`, keys as a sweep has them; it is called after what they change.
 
-    The value of `start_from` is a run, by id, name or folder.
+    The value of `start_from` is a run, by id, name or folder, that of `teachers` one or several, between commas.
     """
     import mtlib
     from mtlib.experiments import safe_label
@@ -94,8 +94,11 @@ def changed(preset: "str | Preset", changes: list[str] | None, results: Path) ->
 
     given = pairs(changes, "--set")
     fields = {key: parse_scalar(text) for key, text in given}
-    if start := fields.get("start_from"):
-        fields["start_from"] = found_run(str(start), results).experiment
+    for key, text in given:
+        if key == "start_from" and fields[key]:
+            fields[key] = found_run(text, results).experiment
+        elif key == "teachers" and fields[key]:
+            fields[key] = [found_run(name.strip(), results).experiment for name in text.split(",")]
     basis = preset if isinstance(preset, Preset) else mtlib.preset(preset)
     chosen = mtlib.experiment(basis, **dotted(basis.fields({}), fields))
     unsaid = [f"{key}-{text}" for key, text in given if key.rpartition(".")[2] not in SAID]

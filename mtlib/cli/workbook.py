@@ -138,6 +138,7 @@ def submissions(
     preset: PresetOption = "tour",
     corpus: StudyCorpusOption = None,
     output: Annotated[Path, typer.Option(help="folder of the files")] = Path("predictions"),
+    results: Annotated[Path | None, typer.Option(help="where the runs are kept (default: the project's)")] = None,
     imports: ImportOption = None,
 ) -> None:
     """Write the CS224N submission files of a finished study's best single run and of its ensemble."""
@@ -148,6 +149,7 @@ def submissions(
     from mtlib.workbook.plan import runs_of
 
     study = Study(preset, corpus or "", train=False)
+    study.results = results or study.results
     runs = study.fit({name: each for name, each in runs_of(study).items() if isinstance(each, Experiment)})
     for name, system in leaders({run.id: run for run in runs.values()}).items():
         for path in write_submissions(system, output, f"{study.name}-{name}"):

@@ -37,6 +37,9 @@ MOST_NO_NUMBERS = 0.1
 WHOLE = re.compile(r"([+-]?\d+)\.0*", re.ASCII)
 """A whole number as a column of floats has it."""
 
+COMMA = re.compile(r"[+-]?\d+(,\d+)*", re.ASCII)
+"""A whole number, or one with commas for the decimal point or between thousands."""
+
 SURROGATE = re.compile(r"[\ud800-\udfff]")
 """What stands alone for a byte that was not UTF-8, and no file can hold."""
 
@@ -63,8 +66,8 @@ def own_task(
     where at most a tenth of its labels are none: these are then the faults of their rows.
     names: the classes, in order; without them, the different labels in the order of the alphabet, or of their numbers.
     title, licence, citation: as of `Task`.
-    Raises ConfigurationError for columns that are not there and for labels that make no task; DataError for labels that
-    are no UTF-8, by row.
+    Raises ConfigurationError for columns that are not there, for labels that make no task and, without `kind` and
+    `names`, for numbers with commas, which would be classes; DataError for labels that are no UTF-8, by row.
     """
     columns = (text,) if isinstance(text, str) else tuple(text)
     if missing := [column for column in (*columns, label) if column not in table]:
@@ -81,6 +84,9 @@ def own_task(
         if len(numbers) < 2:
             raise ConfigurationError(f"task {name}: expected different numbers in {label!r}, found {_some(words)}")
         return learn(Task(name, "regression", columns, label, low=min(numbers), high=max(numbers), **about))
+    if kind is None and not names and all(map(COMMA.fullmatch, words)) and (commas := [w for w in words if "," in w]):
+        meant = "expected a decimal point, and nothing between thousands; or say which kind of task it is"
+        raise ConfigurationError(f"task {name}: numbers with a comma in {label!r}, such as {commas[0][:60]}: {meant}")
     names = tuple(names) or tuple(words)
     if not 2 <= len(names) <= MOST_CLASSES:
         expected = f"2 to {MOST_CLASSES} different labels in {label!r}"

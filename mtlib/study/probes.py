@@ -240,13 +240,13 @@ def _points(axes: Axes, rows: pd.DataFrame) -> None:
         axes.plot(group["radius"].mean(), group["penalty"].mean(), label=f"{mode}, {direction}", **style)
 
 
-def chance_loss(settings: Any) -> float:
+def chance_loss(settings: Any, corpus: Corpus) -> float:
     """The ranking loss of equal vectors under a pretraining's settings: log of the columns a row is ranked against.
 
     That is log K unless columns are masked; then it is the mean over rows, for classes that repeat as evenly as K
-    allows.
+    allows: those that the corpus' dev has, as in `ranking_loss`.
     """
-    pairs, classes = settings.batch_size, TASKS[settings.task].classes
+    pairs, classes = settings.batch_size, corpus[settings.task].dev["label"].nunique()
     if settings.false_negatives == "keep":
         return float(np.log(pairs))
     repeats = np.array([pairs // classes + (index < pairs % classes) for index in range(classes)])

@@ -29,14 +29,15 @@ def table(store: RunStore, sort: str = "", where: Iterable[tuple[str, str]] = ()
 
     A run that cannot be read has a row that says why; of one whose penalty, sampler or task is not known here, what is
     known is in its row. where: columns, or fields of the experiment (`sampler`, `penalties`, `smart.weight`), and what
-    they have to be. sort: a column; scores come largest first, a loss and the rest ascending, what has none last.
+    they have to be; a corpus or an encoder by its name or by where it was found. sort: a column; scores come largest
+    first, a loss and the rest ascending, what has none last.
     Raises ConfigurationError for a column or a field that no run has.
     """
     rows, where = [_row(run) for run in store.all()], list(where)
     fields = {key for row, settings in rows for key in (*row, *settings)}
     if rows and (unknown := [key for key, _ in where if key not in fields]):
         raise ConfigurationError(f"--where {unknown[0]}: no run has it{nearest(unknown[0], sorted(fields))}")
-    kept = [row for row, settings in rows if all(_is(settings | row, key, text) for key, text in where)]
+    kept = [row for row, settings in rows if all(_is(row | settings, key, text) for key, text in where)]
     found = pd.DataFrame(kept)
     correlations = [name for name in found if name.endswith("_r") and name[:-2] in found]
     tasks = in_order(name for name in found if name not in ALWAYS + LAST + correlations)
@@ -112,7 +113,11 @@ def _row(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
         row |= {"seed": content["seed"], "steps": content["epochs"] * content["steps_per_epoch"]}
         if run.complete:
             row |= {"seconds": run.seconds, **run.scores}
-        settings = dict(_flat(content))
+        places = {
+            "encoder": [content["encoder"]],
+            "corpus": [run.corpus.get(key) for key in ("name", "kind", "source")],
+        }
+        settings = dict(_flat(content)) | {key: [row[key], *found] for key, found in places.items()}
         run.experiment  # noqa: B018  (whether it can be read)
     except UnknownKindError as error:
         row["status"] = "".join(re.findall(r"unknown \w+ '[^']*'", str(error))[:1]) + ", see --import"
