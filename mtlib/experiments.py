@@ -45,8 +45,8 @@ class Optimisation(Strict):
     learning_rate, weight_decay (none on biases and LayerNorm), betas: AdamW's.
     layer_decay: below 1, each layer's learning rate is that of the layer above it times this; the heads have all of it.
     warmup: share of all steps over which the learning rate rises linearly to its value.
-    schedule: "constant"; "linear", down to 0 at the last step; or "halve", times 0.5 after three
-        consecutive epochs of rising total loss.
+    schedule: "constant"; "linear", by equal steps down to 0, which it would be after the last step; or "halve", times
+        0.5 after three consecutive epochs of rising total loss.
     clip: largest gradient norm.
     precision: "auto" is bfloat16 where the device multiplies faster in it, else float32.
     max_tokens: longer inputs are cut.

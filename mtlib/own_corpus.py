@@ -107,7 +107,8 @@ class OwnTask(Strict):
 class OwnCorpus(Strict):
     """The content of the YAML file.
 
-    base: a corpus whose tasks are held too: "sample", "hub" or a folder from the YAML's own.
+    base: a corpus whose tasks are held too: "sample", "hub" or a folder from the YAML's own, whose labelled phrases are
+        not read.
     seed, shares: of the splits that are made where a task has no dev file: train, dev and test.
     """
 

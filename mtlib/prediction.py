@@ -26,7 +26,10 @@ def evaluated(
     """`function(batch)` [batch, width] over a whole split in evaluation mode, float32, in the split's order.
 
     batch_size: examples a batch; without it, as many as make 2,048 tokens. progress: show a bar on stderr.
+    Raises ConfigurationError for a batch_size below 1.
     """
+    if batch_size is not None and batch_size < 1:
+        raise ConfigurationError(f"batch_size: expected 1 or more, found {batch_size}")
     was_training = model.training
     model.eval()
     parts, rows = [], []

@@ -233,6 +233,7 @@ def test_a_started_penalty_does_not_touch_the_model_it_copied():
         {"switch_at": 0.0},
         {"switch_at": 1.0},
         {"switch_at": math.nan},
+        {"switch_at": 0.3},
         {"weight": -1.0},
         {"weight": math.nan},
         {"weight": math.inf},

@@ -86,7 +86,8 @@ def test_a_teacher_with_beta_0_predicts_what_the_student_does(taught):
 
 @pytest.mark.parametrize("late, updates", [(None, 20), (0.999, 20), (0.999, 25), (0.5, 7), (0.0, 10)])
 def test_share_of_the_start_is_the_product_of_the_updates(late, updates):
-    penalty = mtlib.Bregman(weight=1.0, decay=0.9, late_decay=late, switch_at=0.3)
+    schedule = {} if late is None else {"late_decay": late, "switch_at": 0.3}
+    penalty = mtlib.Bregman(weight=1.0, decay=0.9, **schedule)
     working = penalty.start(torch.nn.Linear(1, 1), updates)
     expected = np.prod([working.decay_at(number) for number in range(updates)])
     run = fake(penalties=(penalty,), steps=updates)

@@ -178,6 +178,16 @@ def test_bytes_that_were_no_utf_8_are_refused(model):
             model.predict(task, inputs)
 
 
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_batches_of_no_text_are_refused(model, batch_size):
+    for ask in (
+        lambda **options: model.predict("sst", ["a", "b"], **options),
+        lambda **options: model.embed(["a"], **options),
+    ):
+        with pytest.raises(ConfigurationError, match=f"batch_size: expected 1 or more, found {batch_size}"):
+            ask(batch_size=batch_size)
+
+
 @pytest.mark.parametrize("inputs", [b"hello", None, 3, {"a": 1}, {"a"}, iter(["a"]), pd.DataFrame({"a": ["b"]})])
 def test_what_is_no_list_of_texts_is_refused(model, inputs):
     for ask in (

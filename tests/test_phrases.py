@@ -1,6 +1,7 @@
 """Phrases beside the sentences: what is read, which batches hold them, and what a run makes of them."""
 
 import os
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -49,8 +50,33 @@ def test_phrases_lie_below_the_sentences_and_are_told_apart(phrased):
     assert len(corpus["sst"].train) == 60 and len(train) == 100
     assert train["phrase"].tolist() == [False] * 60 + [True] * 40
     assert train["text_a"].tolist()[:60] == corpus["sst"].train["text_a"].tolist() and train["id"].is_unique
-    assert joined["qqp"] is corpus["qqp"] and joined.fingerprint != corpus.fingerprint
+    assert joined.only(["qqp", "sts"]).fingerprint == corpus.only(["qqp", "sts"]).fingerprint
+    assert joined.fingerprint != corpus.fingerprint
     assert with_phrases(corpus) is joined, "read once"
+
+
+def test_what_is_kept_is_neither_the_tables_nor_the_tasks_of_who_asked_first(corpus_folder):
+    write_phrases(corpus_folder)
+    first, second = mtlib.load_corpus(corpus_folder), mtlib.load_corpus(corpus_folder)
+    with_phrases(first)
+    for task in ("qqp", "sst"):
+        first[task].dev.loc[0, "text_a"] = "changed in place"
+    named = replace(second, tasks=tuple(replace(task, names=()) for task in second.tasks), name="other")
+    for corpus in (second, named):
+        joined = with_phrases(corpus)
+        assert (joined.name, [task.names for task in joined.tasks]) == (corpus.name, [t.names for t in corpus.tasks])
+        for _, split, frame in [each for each in joined.frames() if each[1] != "train"]:
+            assert "changed in place" not in set(frame["text_a"]), split
+
+
+def test_a_corpus_in_yaml_is_told_that_phrases_of_its_base_are_not_read(corpus_folder, tmp_path):
+    write_phrases(corpus_folder)
+    rows = pd.DataFrame({"headline": [f"headline {n}" for n in range(40)], "topic": ["news", "sport"] * 20})
+    rows.to_csv(tmp_path / "news.csv", index=False)
+    about = "{base: corpus, tasks: {news: {file: news.csv, text: headline, label: topic}}}"
+    (tmp_path / "mine.yaml").write_text(about)
+    with pytest.raises(DataError, match=r"found none: .* is no folder, and a base's phrases are not read"):
+        with_phrases(mtlib.load_corpus(tmp_path / "mine.yaml"))
 
 
 def test_a_share_of_the_batches_holds_phrases_and_the_sentences_keep_their_order(split):

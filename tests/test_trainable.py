@@ -1,6 +1,7 @@
 """Corpora that cannot be trained on: every reason at once, before the training; and metrics that are undefined."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -39,6 +40,16 @@ def test_a_sound_corpus_passes(corpus):
     require_trainable(corpus, TASKS)
     require_trainable(corpus, TASKS, dev_limit=20)
     require_trainable(corpus_with(lambda frame: frame.drop(columns="label"), split="test"), TASKS)
+
+
+@pytest.mark.parametrize(("title", "other"), [("Reviews", "Reviews"), ("sick", "")])
+def test_two_tasks_that_tables_would_call_the_same_are_refused(title, other):
+    one, two = replace(STS, name="sts", title=title), replace(STS, name="sick", title=other)
+    frames = {name: made_up(STS, name, 20) for name in ("train", "dev")}
+    corpus = Corpus("own", (one, two), {"sts": Splits(**frames), "sick": Splits(**frames)})
+    with pytest.raises(DataError, match=f"a title of its own for each task, found '{title}' of sts and sick"):
+        require_trainable(corpus, ["sick", "sts"])
+    require_trainable(corpus, ["sick"])
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,13 @@ import numpy as np
 import pandas as pd
 
 from mtlib.data.batches import Batch, TokenizedCorpus, TokenizedSplit
-from mtlib.data.corpus import Corpus
+from mtlib.data.corpus import Corpus, Splits
 from mtlib.data.leakage import keys
 from mtlib.data.tsv import Fault, raise_faults, scan_tsv
 from mtlib.errors import DataError, StorageError
 from mtlib.randomness import generator
 from mtlib.tasks import Task
+from mtlib.yaml_files import is_yaml
 
 
 def phrases_file(folder: str | Path, task: Task) -> Path | None:
@@ -24,7 +25,7 @@ def phrases_file(folder: str | Path, task: Task) -> Path | None:
 
 
 _kept: dict[tuple, Corpus] = {}
-"""What the process read last, by the content of the corpus and of the files."""
+"""What the process read last, by the content of the corpus and of the files and by what the corpus says of itself."""
 
 
 def with_phrases(corpus: Corpus) -> Corpus:
@@ -36,18 +37,23 @@ def with_phrases(corpus: Corpus) -> Corpus:
     files = {task.name: path for task in corpus.tasks if (path := phrases_file(corpus.source, task))}
     if not files:
         expected = " or ".join(f"{task.files or task.name}-phrases.csv" for task in corpus.tasks if not task.is_pair)
-        found = f"none in {corpus.source}" if corpus.source else f"none: {corpus.title} is no folder"
+        found = f"none in {corpus.source}"
+        if not corpus.source or is_yaml(corpus.source):
+            base = ", and a base's phrases are not read" if corpus.source else ""
+            found = f"none: {corpus.title} is no folder{base}"
         expected = expected or "of a task of single texts"
         raise DataError(f"corpus {corpus.name}: expected a file of phrases, {expected}, found {found}")
-    key = corpus.fingerprint, *((str(path), _content(path)) for path in files.values())
-    if key not in _kept:
-        splits = {name: corpus[name] for name in corpus}
+    said = repr((corpus.name, corpus.kind, corpus.source, corpus.tasks, corpus.notes))
+    key = corpus.fingerprint, said, *((str(path), _content(path)) for path in files.values())
+    if (known := _kept.get(key)) is None:
+        frames = {name: {split: frame.copy(deep=False) for split, frame in corpus[name].items()} for name in corpus}
         for task in corpus.tasks:
             if task.name in files:
-                splits[task.name] = replace(splits[task.name], train=_joined(corpus, task, files[task.name]))
+                frames[task.name]["train"] = _joined(corpus, task, files[task.name])
+        known = replace(corpus, splits={name: Splits(**own) for name, own in frames.items()}, notes=[*corpus.notes])
         _kept.clear()
-        _kept[key] = replace(corpus, splits=splits)
-    return _kept[key]
+        _kept[key] = known
+    return known
 
 
 def _content(path: Path) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal, Self
 
 import torch
-from pydantic import Field, PrivateAttr
+from pydantic import Field, PrivateAttr, model_validator
 from torch import nn
 
 from mtlib.errors import CheckpointError
@@ -19,7 +19,7 @@ class Bregman(Penalty):
 
     weight: the report's mu.
     decay: beta. With `late_decay`, the updates from the fraction `switch_at` of the run on use that instead: the SMART
-        paper's schedule is decay=0.99, late_decay=0.999, switch_at=0.1.
+        paper's schedule is decay=0.99, late_decay=0.999, switch_at=0.1. Without `late_decay` a `switch_at` is refused.
     The teacher is a float32 copy of the model `start` was given, heads and buffers included, always in eval mode and
     without gradient; whatever `dropout` says, only the student drops. Without dropout the first penalty is exactly 0.
     One step costs 4 forward passes where plain training costs 3. Logs bregman/penalty.
@@ -34,6 +34,12 @@ class Bregman(Penalty):
 
     _teacher: nn.Module | None = PrivateAttr(None)
     _steps: int = PrivateAttr(0)
+
+    @model_validator(mode="after")
+    def _switched(self) -> Self:
+        if self.late_decay is None and self.switch_at != type(self).model_fields["switch_at"].default:
+            raise ValueError(f"switch_at: {self.switch_at:g} changes nothing without late_decay")
+        return self
 
     @property
     def label(self) -> str:

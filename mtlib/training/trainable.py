@@ -14,17 +14,22 @@ from mtlib.training.evaluation import in_choosing_half, limited
 def require_trainable(corpus: Corpus, tasks: Sequence[str], dev_limit: int | None = None) -> None:
     """Raise one DataError with every reason why `tasks` cannot be trained on `corpus`; a sound corpus passes.
 
-    Each task is present; each of its splits has the columns, texts, labels and ids that the reader would accept, since
-    a corpus may also be built in Python; train has an example; and the examples of dev that choose the epoch, at most
-    `dev_limit` of them, give a score: one example for classes, two with different labels for regression.
+    Each task is present, under a title of its own, for two of one title are one in tables; each of its splits has the
+    columns, texts, labels and ids that the reader would accept, since a corpus may also be built in Python; train has
+    an example; and the examples of dev that choose the epoch, at most `dev_limit` of them, give a score: one example
+    for classes, two with different labels for regression.
     """
     faults = [
         Fault(f"corpus {corpus.name}", None, None, f"the task {name!r}", ", ".join(corpus) or "no task")
         for name in tasks
         if name not in corpus
     ]
+    titles: dict[str, str] = {}
     for task in corpus.tasks:
         if task.name in tasks:
+            if (other := titles.setdefault(title := task.title or task.name, task.name)) != task.name:
+                found = f"{title!r} of {other} and {task.name}"
+                faults.append(Fault(f"corpus {corpus.name}", None, None, "a title of its own for each task", found))
             damage = list(_faults(corpus, task))
             faults += damage or list(_choosing(task, limited(corpus[task.name].dev, dev_limit, task.name)))
     raise_faults(faults)
