@@ -1,8 +1,8 @@
 """One post-LayerNorm transformer layer, its backward pass written by hand: fewer casts, sums, copies than autograd's.
 
 The residual stream, LayerNorm and softmax are float32; products and GELU are of the weights' type, bfloat16 or float32.
-Gradients of weights go straight to where they are kept (`Place`), in float32; bfloat16 products are rounded first, as by
-autocast.
+Gradients of weights go straight to where they are kept (`Place`), in float32; those of bfloat16 are rounded to
+it first, as autocast does.
 
 Shapes: n = batch * tokens rows; x [batch, tokens, hidden]; scores of attention [batch, heads, tokens, tokens].
 """
