@@ -58,10 +58,13 @@ def trained(corpus, tmp_path_factory):
     return results
 
 
-def test_runs_are_found_by_the_folder_of_their_corpus(corpus, trained):
+def test_runs_are_found_by_the_folder_of_their_corpus(corpus, trained, monkeypatch):
     for value, lines in ((corpus, 2), (corpus.name, 2), (f"folder {corpus.name}", 2), ("sample", 1)):
         said = invoke("runs", "--results", trained, "--where", f"corpus={value}")
         assert len(said.splitlines()) == lines and ("small" in said) == (lines == 2)
+    monkeypatch.chdir(corpus.parent)
+    for value in (f"{corpus.name}/", f"./{corpus.name}", f"../{corpus.parent.name}/{corpus.name}"):
+        assert "small" in invoke("runs", "--results", trained, "--where", f"corpus={value}")
 
 
 def test_data_check_counts_and_names_every_fault(corpus, tmp_path):
@@ -234,8 +237,21 @@ def test_train_reads_the_tasks_of_what_an_experiment_starts_from_and_learns_from
     told = changed("smoke", changes, tmp_path)
     assert told.teachers == (teacher, teacher) and told.start_from == ranking
     assert changed("smoke", [f"teachers={knows.id}"], tmp_path).label == "round-robin-taught-by-1-0.5"
-    message = invoke("export", ranked.path, "--compare", "--corpus", corpus, code=66)
-    assert "a pretraining trains the encoder alone, and its heads know nothing" in message
+    for asked in (["--compare", "--corpus", corpus], ["--task", "sst", "--output", tmp_path / "none"]):
+        message = invoke("export", ranked.path, *asked, code=66)
+        assert "a pretraining trains the encoder alone, and its heads know nothing" in message
+
+
+@pytest.mark.parametrize("key", ["start_from", "teachers"])
+def test_a_run_of_another_corpus_or_of_elsewhere_is_not_trained_anew_under_its_name(trained, corpus, tmp_path, key):
+    run = mtlib.RunStore(trained).find("small")
+    short = ["--set", "epochs=1", "--set", "steps_per_epoch=1", "--set", f"{key}={run.path}"]
+    for results, source, titled in ((trained, "sample", "sample"), (tmp_path, corpus, corpus.name)):
+        message = invoke("train", "--preset", "smoke", "--corpus", source, *short, "--results", results, code=64)
+        assert f"--set {key}: small" in message and titled in message and "epoch" not in message
+    assert [each.id for each in mtlib.RunStore(trained).all()] == [run.id]
+    invoke("train", "--preset", "smoke", "--corpus", corpus, *short, "--set", "name=heir", "--results", trained)
+    invoke("rm", "heir", "--results", trained)
 
 
 @pytest.mark.parametrize("content", ["", "[1]", "{", '{"epochs": 0}', '{"epoch": 1}', "[" * 50_000, "\x00", "9" * 9000])
@@ -327,6 +343,7 @@ def test_training_writes_a_model_card_and_card_writes_it_anew(trained):
         ),
         (["train", "--preset", "smoke", "--set", ".weight=3"], 64, "'.weight': expected a sampler's or a penalty's"),
         (["train", "--preset", "smoke", "--corpus", "/nowhere"], 65, "/nowhere"),
+        (["train", "--preset", "smoke", "--corpus", __file__], 65, "a file: `mtlib data describe` makes YAML"),
         (["evaluate", "nothing"], 64, "nothing"),
         (["run", "nothing"], 64, "unknown stage 'nothing'"),
         (["run", "../x"], 64, "given by its path"),

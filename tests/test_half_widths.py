@@ -105,6 +105,9 @@ def test_one_run_tells_nothing_of_seeds():
     for none in ([], (), "sst"), ([], runs, "sst"), ([], (), "mean"):
         with pytest.raises(ConfigurationError, match="two runs or more"):
             variances(*none, Dev())
+    for twice in ([runs[0], runs[0]], ()), (runs, [runs[1], *runs]):
+        with pytest.raises(ConfigurationError, match="a run is given twice, expected one a seed"):
+            variances(*twice, "sst", Dev())
 
 
 def test_an_undefined_score_varies_by_an_undefined_amount():

@@ -42,6 +42,9 @@ def test_runs_are_filtered_by_settings_and_columns_and_sorted_best_first(results
     assert names(results, where=[("learning_rate", "1e-3"), ("seed", "3")]) == ["x" * 100]
     for key, value in (("corpus", "Made up"), ("corpus", "own"), ("encoder", "tiny")):
         assert len(store.table(where=[(key, value)])) == 3, value
+    for key, value in (("start_from", "mnrl-5"), ("aggregate", "sum"), ("penalties", "none"), ("teachers", "none")):
+        assert "from-mnrl-5-annealed" in names(results, where=[(key, value)]), key
+    assert names(results, where=[("start_from", "none")]) == ["mnrl-5", "x" * 100]
     assert len(store.table(where=[("status", "complete")])) == 3 and not len(store.table(where=[("seed", "7")]))
     means = store.table("mean")["mean"]
     assert means[:2].tolist() == sorted(means[:2], reverse=True) and means[2:].isna().all()

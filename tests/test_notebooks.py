@@ -175,3 +175,20 @@ def test_labels_are_folder_names():
     assert label("presets/my own.yaml", "../shared/data/") == "my_own-data"
     assert label("", "") == "default"
     assert "/" not in label("..", "/")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage, given", [
+    ("03_smart", {"weights": [], "long_weights": [], "ablation": [], "radii": []}),
+    ("04_mnrl", {"ranking_sizes": [5], "repeats": [0, 1, 1]}),
+    ("11_best", {"preset": "own.yaml"}),
+])  # fmt: skip
+def test_a_notebook_ends_whatever_its_knobs_leave_out(stage, given, tmp_path, monkeypatch):
+    rows = "".join(f"text {word} {n},{word}\n" for n in range(30) for word in ("up", "down"))
+    (tmp_path / "own.csv").write_text(f"text,label\n{rows}")
+    (tmp_path / "own-corpus.yaml").write_text("tasks: {way: {file: own.csv, text: text, label: label}}\n")
+    own = {"corpus": "own-corpus.yaml", "encoder": "tiny", "dial": 0.0006, "only": ["11_best"]}
+    (tmp_path / "own.yaml").write_text(json.dumps(own))
+    monkeypatch.chdir(tmp_path)
+    given = {"preset": "smoke"} | given
+    assert run_notebook(stage, given, results=tmp_path / "results", figures=tmp_path / "figures").is_file()

@@ -538,6 +538,8 @@ def test_numbers_with_commas_are_classes_only_where_that_is_said(labels):
         own_task("price", table, "a", "b")
     for settings in ({"kind": "classification"}, {"names": labels}):
         assert own_task("price", table, "a", "b", **settings).classes == len(labels)
+    with pytest.raises(ConfigurationError, match="numbers with a comma in 'b'"):
+        own_task("price", pd.DataFrame({"a": "x", "b": [*labels * 20, "NA", "NA"]}), "a", "b")
     words = table.assign(b=table["b"].replace(labels[0], "a,b"))
     assert own_task("price", words, "a", "b").classes == len(labels), "not numbers alone"
 

@@ -77,6 +77,11 @@ def test_values_that_differ_in_a_late_digit_are_different_runs(written):
         ({"grid": {"learning_rate": {"from": 0, "to": 1, "points": 3}}}, "from"),
         ({"grid": {"seed": [1]}}, "'seed' is no field to vary"),
         ({"grid": {}}, "grid"),
+        ({"experiment": {"penalties": [SMART], "seed": 4}}, "seed is not set here, but as `seeds`"),
+        (
+            {"grid": {"penalties": [[], [{"kind": "smart", "weight": 5.0}]], "smart.weight": [1.0]}},
+            r"one experiment twice, as 'penalties \[\], smart.weight 1.0, seed 0' and as .penalties \[\{",
+        ),
         ({"seeds": []}, "seeds"),
         ({"seeds": [0, 0]}, "seeds: a value occurs twice"),
         ({"grid": {"smart.radius": [0.1, 0.10]}}, "smart.radius: a value occurs twice"),

@@ -402,6 +402,26 @@ def test_table_7_has_the_rows_that_are_asked_for():
         asked(path, {"preset": "smoke", "rows": ["baseline", "anneald"]})
 
 
+def test_what_takes_turns_does_so_whatever_the_preset_samples(tmp_path):
+    content = "corpus: sample\nencoder: tiny\ndial: 0.001\nlearning_rate: 1.0e-3\nexperiment: {sampler: annealed}\n"
+    (tmp_path / "mine.yaml").write_text(content)
+    rows = {"01_baseline": ["baseline"], "06_ensemble": ["baseline", "baseline+SMART"], "10_beyond": ["plain, seed 0"]}
+    rows["09_explore"] = [*rows["06_ensemble"], "baseline"]
+    for stage, names in rows.items():
+        runs = asked(project_root() / "notebooks" / f"{stage}.ipynb", {"preset": str(tmp_path / "mine.yaml")})
+        assert {runs[name].sampler.kind for name in names} == {"round_robin"}, stage
+
+
+def test_a_seed_that_is_asked_for_twice_is_trained_once():
+    folder = project_root() / "notebooks"
+    runs = asked(folder / "04_mnrl.ipynb", {"preset": "smoke", "repeats": [0, 1, 1]})
+    assert [name for name in runs if "seed" in name] == [
+        f"15 epochs {way} MNRL, seed 1" for way in ("without", "after")
+    ]
+    runs = asked(folder / "06_ensemble.ipynb", {"preset": "smoke", "rows": ["baseline"], "seeds": [0, 1, 1]})
+    assert list(runs) == ["baseline", "baseline, seed 1"]
+
+
 def test_a_sweep_is_planned_by_the_same_means(folder):
     file = folder / "grid.yaml"
     file.write_text("preset: mine.yaml\nseeds: [0, 1]\ngrid: {sampler: [round_robin, annealed]}\n")

@@ -59,6 +59,12 @@ def test_without_training_missing_runs_are_named_and_none_begun(study, tmp_path)
     assert not list((tmp_path / "results").rglob("status.json"))
 
 
+@pytest.mark.parametrize("given", [lambda one: [one], lambda one: one, lambda one: {"plain": "smoke"}])
+def test_what_is_no_dict_of_experiments_is_told_what_one_is(study, given):
+    with pytest.raises(ConfigurationError, match='expected experiments by name, {"baseline": study.experiment'):
+        study.fit(given(study.experiment()))
+
+
 def test_runs_are_loaded_by_name_scored_and_compared(study, monkeypatch):
     plain = study.experiment().but(epochs=1, steps_per_epoch=2)
     runs = study.fit({"plain": plain, "λ = 15": plain.but(penalties=[Smart(weight=15.0)]), "again": plain})

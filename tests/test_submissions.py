@@ -1,5 +1,7 @@
 """Submission files of the course: their layout, byte for byte, and one file a task and split."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 from pipelines import project, write_preset
@@ -10,7 +12,7 @@ from mtlib.cli import app
 from mtlib.errors import ConfigurationError, DataError
 from mtlib.study.ensembles import leaders
 from mtlib.study.eval_splits import Stored
-from mtlib.study.submissions import submission, write_submissions
+from mtlib.study.submissions import splits_of, submission, write_submissions
 from mtlib.workbook.plan import runs_of
 
 
@@ -54,6 +56,10 @@ def test_the_command_writes_the_leaders_of_a_finished_study_and_trains_nothing(t
         for task, called in {"sst": "sst", "qqp": "para", "sts": "sts"}.items():
             path = tmp_path / "out" / f"mine-sample-{name}-{called}-test-output.csv"
             assert path.read_text() == submission(system.predictions("test", task), task)
+    corpus = study.corpus
+    without = {name: replace(splits, test=None) for name, splits in corpus.splits.items()}
+    assert splits_of(corpus, list(corpus)) == ["dev", "test"] and splits_of(corpus, ["mood"]) == []
+    assert splits_of(replace(corpus, splits=without), list(corpus)) == ["dev"]
     monkeypatch.setenv("MTLIB_RESULTS", "elsewhere")
     assert CliRunner().invoke(app, command).exit_code == 66
     assert CliRunner().invoke(app, [*command, "--results", str(study.results)]).exit_code == 0

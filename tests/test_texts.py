@@ -148,6 +148,10 @@ def test_calibrated_probabilities_are_those_of_the_fitted_temperature(run):
     (["--task", "qqp", "a"], "an even number of texts"),
     (["a"], "need --task TASK"),
     (["--calibrated"], "need --task TASK"),
+    (["--task", "sst", "a", "--output", "answers"], "answers to texts go to stdout"),
+    (["--task", "sst", "a", "--split", "dev"], "are of a split"),
+    (["--task", "sst", "a", "--corpus", "sample"], "are of a split"),
+    (["--task", "sst", "a", "--text", "review"], "expected --from FILE too"),
 ])  # fmt: skip
 def test_what_cannot_be_meant_is_one_message(run, arguments, message):
     assert message in asked(run, *arguments, code=64)

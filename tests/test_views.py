@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
+from mtlib.errors import ConfigurationError
 from mtlib.study import plots, tables, views
 from mtlib.study.attributions import Attribution, integrated_gradients
 from mtlib.study.neighbours import nearest
@@ -84,6 +85,11 @@ def test_a_panel_a_task_and_text_shows_how_answers_move(loaded):
     assert [axes.get_title() for axes in figure.axes] == ["QQP, both", "SST-5, first", "SST-5, second", "STS-B, both"]
     assert all(len(axes.get_lines()) == 6 for axes in figure.axes) and figure._suptitle is None
     plt.close(figure)
+
+
+def test_what_no_task_reads_moves_no_answer(loaded):
+    with pytest.raises(ConfigurationError, match="no task of these runs reads what was given"):
+        views.perturbed(loaded, "")
 
 
 def test_different_encoders_are_named(run, loaded):

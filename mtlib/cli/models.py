@@ -42,8 +42,8 @@ def predict(
     text: Annotated[list[str] | None, typer.Option(metavar="COLUMN", help="of FILE: the text's; of pairs two")] = None,
     calibrated: Annotated[bool, typer.Option(help="probabilities at a temperature fitted on half of dev")] = False,
     corpus: RunCorpusOption = None,
-    split: Split = Split.TEST,
-    output: Annotated[Path, typer.Option(help="folder of the predictions")] = Path("predictions"),
+    split: Annotated[Split | None, typer.Option(help="what is predicted without --task (default: test)")] = None,
+    output: Annotated[Path | None, typer.Option(help="folder of its predictions (default: predictions)")] = None,
     results: ResultsOption = Path("results"),
     imports: ImportOption = None,
 ) -> None:
@@ -57,10 +57,14 @@ def predict(
     from mtlib.training.files import make_folder, outside_runs, storage, write_atomic
 
     if task is not None:
+        if corpus or split or output:
+            raise ConfigurationError("--corpus, --split and --output are of a split; answers to texts go to stdout")
+        if text and not file:
+            raise ConfigurationError("--text names columns of a file: expected --from FILE too")
         return answer(_answering(run, results), task, texts or [], file, text or [], calibrated)
     if texts or file or text or calibrated:
         raise ConfigurationError("texts, --from, --text and --calibrated need --task TASK")
-    outside_runs(output)
+    split, output = split or Split.TEST, outside_runs(output or Path("predictions"))
     frames = predicted(run, corpus, split, results)
     with storage("create", output):
         make_folder(output.absolute())
@@ -103,7 +107,9 @@ def export(
     """Write a finished run's model for use without mtlib, or compare the forms that it can be used in."""
     if sum([task is not None, onnx or int8, compare]) != 1:
         raise ConfigurationError("expected --task TASK, --onnx (with --int8), or --compare, one of the three")
-    found = _answering(run, results) if compare else found_run(run, results)
+    if corpus and not compare or output and compare:
+        raise ConfigurationError("--corpus is of --compare, which prints and has no --output")
+    found = found_run(run, results) if onnx or int8 else _answering(run, results)
     if compare:
         return typer.echo(compared(found, corpus))
     model = calibrated_where_it_can_be(found)

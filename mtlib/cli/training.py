@@ -58,6 +58,8 @@ def train(
         needed = [each for experiment in to_train for each in (experiment, *experiment.needs())]
         tasks = list(dict.fromkeys(task for each in needed for task in each.task_names))
         source = mtlib.load_corpus(chosen.corpus, tasks)
+        if changes:
+            require_there(to_train[0], {key for key, _ in pairs(changes, "--set")}, source, results)
         runs, files = [], experiments or []
         for number, experiment in enumerate(to_train):
             runs.append(mtlib.fit(experiment, source, results, **options))
@@ -105,6 +107,21 @@ def changed(preset: "str | Preset", changes: list[str] | None, results: Path) ->
     if fields.get("name") or not unsaid:
         return chosen
     return chosen.but(name=safe_label("-".join([chosen.label, *unsaid])))
+
+
+def require_there(experiment: Any, given: set[str], corpus: Any, results: Path) -> None:
+    """Raise ConfigurationError where a run that `--set` names is of another corpus, or elsewhere.
+
+    For it would be trained anew, and its weights not be those of the run.
+    """
+    from mtlib.training.start import find
+
+    named = {"start_from": filter(None, [experiment.start_from]), "teachers": experiment.teachers}
+    for key in given & named.keys():
+        for each in named[key]:
+            if not find(each, corpus, results).complete:
+                expected = f"expected a run in {results} that was trained on {corpus.title}"
+                raise ConfigurationError(f"--set {key}: {each.label}: {expected}, as this one is to be (--corpus)")
 
 
 @app.command()

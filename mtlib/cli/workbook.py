@@ -145,14 +145,16 @@ def submissions(
     from mtlib import Study
     from mtlib.experiments import Experiment
     from mtlib.study.ensembles import leaders
-    from mtlib.study.submissions import write_submissions
+    from mtlib.study.eval_splits import tasks_of
+    from mtlib.study.submissions import splits_of, write_submissions
     from mtlib.workbook.plan import runs_of
 
     study = Study(preset, corpus or "", train=False)
     study.results = results or study.results
     runs = study.fit({name: each for name, each in runs_of(study).items() if isinstance(each, Experiment)})
     for name, system in leaders({run.id: run for run in runs.values()}).items():
-        for path in write_submissions(system, output, f"{study.name}-{name}"):
+        splits = splits_of(study.corpus, tasks_of(system))
+        for path in write_submissions(system, output, f"{study.name}-{name}", splits):
             typer.echo(path)
 
 

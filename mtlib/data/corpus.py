@@ -304,9 +304,8 @@ def read_corpus(
         return Corpus(str(source), tasks, splits, list(dropped), cast(Kind, source)), [], dropped
     folder = Path(source)
     if not os.path.isdir(folder):
-        raise DataError(
-            f"corpus {str(source)!r}: expected 'sample', 'hub', a folder or a YAML file, found no such folder"
-        )
+        found = "a file: `mtlib data describe` makes YAML of a table" if os.path.isfile(folder) else "no such folder"
+        raise DataError(f"corpus {str(source)!r}: expected 'sample', 'hub', a folder or a YAML file, found {found}")
     splits, faults, dropped, notes = {}, [], [], []
     for task in tasks:
         frames = {}

@@ -84,7 +84,7 @@ def own_task(
         if len(numbers) < 2:
             raise ConfigurationError(f"task {name}: expected different numbers in {label!r}, found {_some(words)}")
         return learn(Task(name, "regression", columns, label, low=min(numbers), high=max(numbers), **about))
-    if kind is None and not names and all(map(COMMA.fullmatch, words)) and (commas := [w for w in words if "," in w]):
+    if kind is None and not names and (commas := _with_commas(table[label])):
         meant = "expected a decimal point, and nothing between thousands; or say which kind of task it is"
         raise ConfigurationError(f"task {name}: numbers with a comma in {label!r}, such as {commas[0][:60]}: {meant}")
     names = tuple(names) or tuple(words)
@@ -281,6 +281,14 @@ def _is_scale(column: pd.Series, numbers: Sequence[float]) -> bool:
         return False
     is_number = [bool(NUMBER.fullmatch(word)) for value in column if (word := _word(value))]
     return is_number.count(False) <= len(is_number) * MOST_NO_NUMBERS
+
+
+def _with_commas(column: pd.Series) -> list[str]:
+    """The different numbers with a comma in a column of numbers, though a tenth of its labels may be none."""
+    words = [word for value in column if (word := _word(value))]
+    numbers = [word for word in words if COMMA.fullmatch(word) or NUMBER.fullmatch(word)]
+    few = len(words) - len(numbers) <= len(words) * MOST_NO_NUMBERS
+    return sorted({word for word in numbers if "," in word}) if few else []
 
 
 def _sorting(word: str) -> tuple[float, str]:

@@ -99,15 +99,20 @@ class Study:
     def fit(self, experiments: Mapping[str, Optimisation]) -> "Runs":
         """The run of every experiment, by the same names: loaded where it is finished, else trained, one by one.
 
-        Raises MissingRunError, naming the first of them, for runs that are not finished where `train` is False.
+        Raises MissingRunError, naming the first of them, for runs that are not finished where `train` is False;
+        ConfigurationError for what is no dict of experiments.
         """
+        if not isinstance(experiments, Mapping) or not all(isinstance(e, Optimisation) for e in experiments.values()):
+            example = '{"baseline": study.experiment()}'
+            raise ConfigurationError(f"fit: expected experiments by name, {example}, found {repr(experiments)[:120]}")
         if not self.train:
             runs = {name: find(each, self.corpus, self.results) for name, each in experiments.items()}
             if missing := [f"{name} ({run.id}, {run.status})" for name, run in runs.items() if not run.complete]:
                 rest = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
                 shown = f"{len(missing)} of {len(runs)}: {', '.join(missing[:NAMED])}{rest}"
                 command = f"`make run PRESET={self.preset_name} CORPUS={self.source}`"
-                raise MissingRunError(f"not finished: {shown}; {command} trains them, and so does train=True")
+                how = f"{command} trains what notebooks ask for by the preset's parameters, train=True these"
+                raise MissingRunError(f"not finished: {shown}; {how}")
             return Runs(runs)
         return Runs({name: fit(each, self.corpus, self.results) for name, each in experiments.items()})
 

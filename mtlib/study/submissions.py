@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from mtlib.data.corpus import Corpus
 from mtlib.data.tsv import unfit_id
 from mtlib.errors import ConfigurationError, DataError
 from mtlib.study.eval_splits import System, tasks_of
@@ -38,6 +39,13 @@ def submission(frame: pd.DataFrame, task: str) -> str:
     values = frame["prediction"] if TASKS[task].kind == "classification" else frame["prediction"].astype(float)
     lines = [f"{name} , {value} " for name, value in zip(frame["id"], values.tolist(), strict=True)]
     return "\n".join([f"id \t {FILES[task].column} ", *lines, ""])
+
+
+def splits_of(corpus: Corpus, tasks: Sequence[str]) -> list[str]:
+    """Those of dev and test that the corpus has of every task of the course among `tasks`; none without such a task."""
+    course = [task for task in tasks if task in FILES]
+    has = {split: [getattr(corpus[task], split) is not None for task in course] for split in ("dev", "test")}
+    return [split for split, there in has.items() if there and all(there)]
 
 
 def write_submissions(

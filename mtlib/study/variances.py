@@ -36,11 +36,13 @@ def variances(
     task: "mean" is the mean of the tasks that all runs have. Sums of squares of a crossed design (seeds by examples):
     x_si = m + s_s + e_i + r_si, x being 1 where an answer is right, and for Pearson's r its influence values.
     A score that is undefined, such as Pearson's r of constant predictions, has undefined (NaN) variances.
-    Raises ConfigurationError for fewer than two runs of a system.
+    Raises ConfigurationError for fewer than two runs of a system, and for one that is given twice.
     """
     groups = [list(first), *([list(second)] if second else [])]
     if any(len(runs) < 2 for runs in groups):
         raise ConfigurationError(f"variances: expected two runs or more of a system, found {[len(g) for g in groups]}")
+    if any(len({getattr(run, "identity", id(run)) for run in runs}) < len(runs) for runs in groups):
+        raise ConfigurationError("variances: a run is given twice, expected one a seed")
     tasks = [task] if task != "mean" else tasks_of(*first, *second)
     parts, scores = [], [np.zeros(len(runs)) for runs in groups]
     for name in tasks:

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
+from mtlib.errors import ConfigurationError
 from mtlib.model import MultitaskModel
 from mtlib.study import tables
 from mtlib.study.attributions import Attribution, integrated_gradients
@@ -185,13 +186,18 @@ def _listed(near: pd.DataFrame) -> str:
 
 
 def perturbed(runs: Mapping[str, Loaded], first: str, second: str = "", *, seed: int = 0) -> Figure:
-    """A figure of how every run's answers move under SMART's perturbation (`probes.perturbed_answers`)."""
+    """A figure of how every run's answers move under SMART's perturbation (`probes.perturbed_answers`).
+
+    Raises ConfigurationError where no task of the runs reads what was given.
+    """
     measured: dict[str, dict[str, pd.DataFrame]] = {}
     for name, loaded in runs.items():
         model = loaded.model()
         for task, given, which in asked(model, first, second):
             moved = perturbed_answers(model, task.name, given, seed=seed)
             measured.setdefault(f"{task.title or task.name}, {which}", {})[name] = moved
+    if not measured:
+        raise ConfigurationError("no task of these runs reads what was given: tasks of pairs want two texts")
     figure = perturbed_plot(measured)
     if notice := encoder_notice(runs):
         figure.suptitle(textwrap.fill(notice, 120), fontsize=7)

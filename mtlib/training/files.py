@@ -33,6 +33,9 @@ RUN_FILES = ("config.json", "status.json")
 CLOCK = 2.0
 """Seconds by which the start of one process may differ between two looks: the system counts it from its own start."""
 
+BOOT = Path("/proc/sys/kernel/random/boot_id")
+"""Linux: what tells one start of the system from another."""
+
 
 def encode_json(value: Any) -> bytes:
     """JSON text of `value`, the same bytes for the same value: ASCII, indented, keys in the order given.
@@ -73,22 +76,26 @@ def lives(pid: int) -> bool:
 
 
 def this_process() -> dict[str, Any]:
-    """What a status says of the process that wrote it: number, start in seconds since 1970, and machine."""
-    return {"pid": os.getpid(), "started": _started(os.getpid()), "host": platform.node()}
+    """What a status says of the process that wrote it: number, start, and machine."""
+    pid = os.getpid()
+    return {"pid": pid, "started": _ticks(pid) or _started(pid), "host": platform.node()}
 
 
 def is_gone(about: Mapping[str, Any]) -> bool:
     """Whether the process that wrote a status (`this_process`) is known to have ended; of another machine's it is not.
 
-    One that was given its number later is told apart by its start. Where the status does not say that, as in those of
-    earlier versions, the number alone counts.
+    One that was given its number later is told apart by its start: on Linux as the kernel counts it, whatever the clock
+    is set to; elsewhere, and in statuses of earlier versions, in seconds since 1970. Where the status does not say it,
+    the number alone counts.
     """
     pid, said = about.get("pid"), about.get("started")
     if about.get("host") != platform.node() or not isinstance(pid, int):
         return False
     started = _started(pid)
-    if started is None or not isinstance(said, int | float):
+    if started is None or not isinstance(said, int | float | str):
         return started is None
+    if isinstance(said, str):
+        return said != _ticks(pid)
     return not started - CLOCK <= said <= started + CLOCK
 
 
@@ -97,6 +104,14 @@ def _started(pid: int) -> float | None:
     try:
         return psutil.Process(pid).create_time() if lives(pid) else None
     except psutil.NoSuchProcess:
+        return None
+
+
+def _ticks(pid: int) -> str | None:
+    """When process `pid` started, as Linux counts it: its start of the system, and ticks since; else None."""
+    try:
+        return f"{BOOT.read_text().strip()} {Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[19]}"
+    except (OSError, ValueError, IndexError):
         return None
 
 

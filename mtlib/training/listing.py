@@ -29,15 +29,16 @@ def table(store: RunStore, sort: str = "", where: Iterable[tuple[str, str]] = ()
 
     A run that cannot be read has a row that says why; of one whose penalty, sampler or task is not known here, what is
     known is in its row. where: columns, or fields of the experiment (`sampler`, `penalties`, `smart.weight`), and what
-    they have to be; a corpus or an encoder by its name or by where it was found. sort: a column; scores come largest
-    first, a loss and the rest ascending, what has none last.
+    they have to be: a corpus or an encoder by its name or by where it was found, a run that it starts from or learns
+    from by its name; "none" where there is none. sort: a column; scores come largest first, a loss and the rest
+    ascending, what has none last.
     Raises ConfigurationError for a column or a field that no run has.
     """
     rows, where = [_row(run) for run in store.all()], list(where)
     fields = {key for row, settings in rows for key in (*row, *settings)}
     if rows and (unknown := [key for key, _ in where if key not in fields]):
         raise ConfigurationError(f"--where {unknown[0]}: no run has it{nearest(unknown[0], sorted(fields))}")
-    kept = [row for row, settings in rows if all(_is(row | settings, key, text) for key, text in where)]
+    kept = [row for row, settings in rows if all(_fits(row | settings, *each) for each in where)]
     found = pd.DataFrame(kept)
     correlations = [name for name in found if name.endswith("_r") and name[:-2] in found]
     tasks = in_order(name for name in found if name not in ALWAYS + LAST + correlations)
@@ -118,7 +119,9 @@ def _row(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
             "corpus": [run.corpus.get(key) for key in ("name", "kind", "source")],
         }
         settings = dict(_flat(content)) | {key: [row[key], *found] for key, found in places.items()}
-        run.experiment  # noqa: B018  (whether it can be read)
+        experiment = run.experiment
+        settings["start_from"] = experiment.start_from and experiment.start_from.label
+        settings["teachers"] = [each.label for each in getattr(experiment, "teachers", ())]
     except UnknownKindError as error:
         row["status"] = "".join(re.findall(r"unknown \w+ '[^']*'", str(error))[:1]) + ", see --import"
     except (MtlibError, LookupError, TypeError, AttributeError) as error:
@@ -127,23 +130,30 @@ def _row(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _flat(content: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
-    """Fields of an experiment: of the sampler and the penalties their kinds, and their own as `kind.field`."""
+    """Fields of an experiment: of the sampler, penalties and the like their kinds, and their own as `kind.field`."""
     for key, value in content.items():
-        if key == "sampler":
+        if key in ("sampler", "aggregate"):
             yield key, value["kind"]
-            yield from ((f"sampler.{name}", field) for name, field in value.items())
-        elif key == "penalties":
+            yield from ((f"{key}.{name}", field) for name, field in value.items())
+        elif key in ("penalties", "averages"):
             yield key, [each["kind"] for each in value]
             yield from ((f"{each['kind']}.{name}", field) for each in value for name, field in each.items())
+        elif key == "losses":
+            yield key, [each["kind"] for each in value.values()]
         else:
             yield key, value
+
+
+def _fits(row: Mapping[str, Any], key: str, text: str) -> bool:
+    """Whether a field is what `text` says, or where it leads as a path from the current folder."""
+    return _is(row, key, text) or _is(row, key, os.path.abspath(text))
 
 
 def _is(row: Mapping[str, Any], key: str, text: str) -> bool:
     """Whether a field is what `text` says, the same number written otherwise included; of a list, whether it has it."""
     value = row.get(key)
     if isinstance(value, list):
-        return any(_is({key: each}, key, text) for each in value)
+        return any(_is({key: each}, key, text) for each in value or ["none"])
     try:
         return float(text) == value or str(value) == text
     except ValueError:

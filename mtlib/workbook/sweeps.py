@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from pydantic import Field, model_validator
 
 from mtlib.checking import Strict, checked, nearest, shortened
+from mtlib.errors import ConfigurationError
 from mtlib.experiments import Experiment
 from mtlib.numbers import Seed
 from mtlib.presets import dotted, preset
@@ -54,6 +55,8 @@ class Sweep(Strict):
 
     @model_validator(mode="after")
     def _known_keys(self) -> Self:
+        if "seed" in self.experiment:
+            raise ValueError("experiment: seed is not set here, but as `seeds`, of which each is trained")
         for key in self.grid:
             first, dot, entry = key.partition(".")
             if first in ("seed", "name") or not entry and (dot or first not in Experiment.model_fields):
@@ -97,13 +100,17 @@ class Sweep(Strict):
         """An experiment for each combination, by its values in words: "radius 0.03, seed 0".
 
         Their tasks are the corpus', where this is a YAML file, unless `experiment` or the preset says which.
-        Raises ConfigurationError naming the combination that is not a valid experiment.
+        Raises ConfigurationError naming the combination that is not a valid experiment, or the same as another.
         """
         given = preset(self.preset, self.corpus).fields({}) | self.experiment
-        return {
-            words(chosen): checked(Experiment, dotted(given, chosen), f"sweep, {words(chosen)[:200]}")
-            for chosen in self.combinations()
-        }
+        found: dict[str, Experiment] = {}
+        first: dict[str, str] = {}
+        for chosen in self.combinations():
+            name = words(chosen)
+            found[name] = checked(Experiment, dotted(given, chosen), f"sweep, {name[:200]}")
+            if (other := first.setdefault(found[name].digest, name)) != name:
+                raise ConfigurationError(f"sweep: one experiment twice, as {other[:200]!r} and as {name[:200]!r}")
+        return found
 
 
 def read(path: str, corpus: str = "") -> Sweep:
