@@ -111,7 +111,7 @@ class Study:
                 rest = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
                 shown = f"{len(missing)} of {len(runs)}: {', '.join(missing[:NAMED])}{rest}"
                 command = f"`make run PRESET={self.preset_name} CORPUS={self.source}`"
-                how = f"{command} trains what notebooks ask for by the preset's parameters, train=True these"
+                how = f"{command} trains what the notebooks ask for at this preset, train=True trains these"
                 raise MissingRunError(f"not finished: {shown}; {how}")
             return Runs(runs)
         return Runs({name: fit(each, self.corpus, self.results) for name, each in experiments.items()})
